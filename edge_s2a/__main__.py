@@ -1,0 +1,5 @@
+import sys
+
+from edge_s2a.cli import main
+
+sys.exit(main())

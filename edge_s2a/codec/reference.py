@@ -1,0 +1,86 @@
+"""Slow, plain numpy reference of the codes that training graphs save for the backward pass.
+
+A code is an unsigned integer of 2, 4 or 8 bits. Codes are packed along the last axis: with `k = 8 / bits`
+codes a byte, byte `i` of a row of `n` codes holds codes `i`, `i + n/k`, `i + 2n/k`, ..., the first of them in
+the least significant bits. (Halves, not neighbours: a row is cut with one Split and joined with one Concat.)
+"""
+
+import numpy as np
+
+GROUP_SIZE = 32
+
+# A constant group has scale zero; its codes are zero whatever the divisor, as long as it is not zero.
+SMALLEST_SCALE = np.float32(2.0**-24)
+
+# bits -> (zero, step): code c stands for the derivative (c - zero) * step. GELU's derivative lies in
+# [-0.129, 1.129]. At 4 bits both of its limits, 0 and 1, are levels, because most inputs sit near a limit;
+# the overshoot above 1.083 is clipped to the last level, which costs no more than half a step.
+GELU_LEVELS = {2: (0, 0.5), 4: (2, 1 / 12), 8: (26, 1 / 200)}
+
+
+def group_size(n: int) -> int:
+    """The largest divisor of `n` that is at most 32: values of one group share scale and minimum."""
+    return max(size for size in range(1, min(n, GROUP_SIZE) + 1) if n % size == 0)
+
+
+def can_pack(n: int, bits: int) -> bool:
+    """Whether rows of `n` codes fill whole bytes."""
+    return n % (8 // bits) == 0
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """uint8 (..., n) with values below 2**bits -> uint8 (..., n * bits / 8). Rows that do not fill
+    whole bytes stay unpacked, one code a byte."""
+    if not can_pack(codes.shape[-1], bits):
+        return codes
+    per_byte = 8 // bits
+    width = codes.shape[-1] // per_byte
+    packed = np.zeros((*codes.shape[:-1], width), np.uint8)
+    for part in range(per_byte):
+        packed |= codes[..., part * width : (part + 1) * width] << (part * bits)
+    return packed
+
+
+def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
+    """Inverse of `pack` for rows of `n` codes."""
+    if not can_pack(n, bits):
+        return packed
+    parts = [(packed >> (part * bits)) & (2**bits - 1) for part in range(8 // bits)]
+    return np.concatenate(parts, axis=-1)
+
+
+def encode_groups(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Asymmetric min-max codes in groups along the last axis.
+
+    x: float32 (rows, n). Returns packed codes uint8 (rows, n * bits / 8), and scale and minimum of each
+    group, both float16 (rows, n / group). A value is `code * scale + minimum`.
+    """
+    rows, n = x.shape
+    grouped = x.reshape(rows, -1, group_size(n))
+    minimum = grouped.min(-1).astype(np.float16)
+    scale = ((grouped.max(-1) - grouped.min(-1)) * np.float32(1 / (2**bits - 1))).astype(np.float16)
+    inverse = 1 / np.maximum(scale.astype(np.float32), SMALLEST_SCALE)
+    codes = (grouped - minimum.astype(np.float32)[..., None]) * inverse[..., None]
+    codes = codes.round().clip(0, 2**bits - 1).astype(np.uint8)
+    return pack(codes.reshape(rows, n), bits), scale, minimum
+
+
+
+def decode_groups(
+    packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bits: int, n: int
+) -> np.ndarray:
+    """Inverse of `encode_groups`, up to half a step: float32 (rows, n)."""
+    codes = unpack(packed, bits, n).reshape(len(packed), -1, group_size(n)).astype(np.float32)
+    values = codes * scale.astype(np.float32)[..., None] + minimum.astype(np.float32)[..., None]
+    return values.reshape(len(packed), n)
+
+
+def encode_levels(x: np.ndarray, bits: int, zero: int, step: float) -> np.ndarray:
+    """Codes of values in a range known beforehand: `round(x / step) + zero`, packed along the last axis."""
+    codes = (x / np.float32(step)).round() + zero
+    return pack(codes.clip(0, 2**bits - 1).astype(np.uint8), bits)
+
+
+def decode_levels(packed: np.ndarray, bits: int, n: int, zero: int, step: float) -> np.ndarray:
+    """Inverse of `encode_levels`, up to half a step: float32 (..., n)."""
+    return (unpack(packed, bits, n).astype(np.float32) - zero) * np.float32(step)

@@ -1,0 +1,1 @@
+"""Structural modules: what is trained on the device. One kind a file."""

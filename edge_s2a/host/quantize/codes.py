@@ -1,0 +1,103 @@
+"""Low-bit codes in torch, the same arithmetic as `edge_s2a.codec.reference`.
+
+`bits=32` stands for "keep the float": every saved tensor then passes unchanged, and gradients are exact.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from edge_s2a.codec.reference import SMALLEST_SCALE, can_pack, group_size
+
+
+@torch.library.custom_op("edge_s2a::quantize", mutates_args=())
+def quantize(x: Tensor, step: float, zero: int, bits: int) -> Tensor:
+    """clip(round(x / step) + zero, 0, 2**bits - 1) as uint8; one ONNX QuantizeLinear."""
+    return ((x / step).round() + zero).clamp(0, 2**bits - 1).to(torch.uint8)
+
+
+@quantize.register_fake
+def _(x: Tensor, step: float, zero: int, bits: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge_s2a::dequantize", mutates_args=())
+def dequantize(codes: Tensor, step: float, zero: int) -> Tensor:
+    """(codes - zero) * step as float32; one ONNX DequantizeLinear."""
+    return (codes.float() - zero) * step
+
+
+@dequantize.register_fake
+def _(codes: Tensor, step: float, zero: int) -> Tensor:
+    return torch.empty_like(codes, dtype=torch.float32, memory_format=torch.contiguous_format)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """uint8 (..., n) -> uint8 (..., n * bits / 8); see `edge_s2a.codec.reference.pack`."""
+    if bits == 8 or not can_pack(codes.shape[-1], bits):
+        return codes
+    parts = codes.split(codes.shape[-1] * bits // 8, dim=-1)
+    packed = parts[0]
+    for index, part in enumerate(parts[1:], 1):
+        packed = packed | (part << (index * bits))
+    return packed
+
+
+def unpack(packed: Tensor, bits: int, n: int) -> Tensor:
+    """uint8 (..., n * bits / 8) -> uint8 (..., n)."""
+    if bits == 8 or not can_pack(n, bits):
+        return packed
+    parts = [packed & (2**bits - 1)]
+    for shift in range(bits, 8 - bits, bits):
+        parts.append((packed >> shift) & (2**bits - 1))
+    parts.append(packed >> (8 - bits))
+    return torch.cat(parts, dim=-1)
+
+
+class Groups(NamedTuple):
+    """Codes of a tensor (rows, n) with scale and minimum for each group of at most 32 values."""
+
+    packed: Tensor  # uint8 (rows, n * bits / 8)
+    scale: Tensor  # float16 (rows, n / group, 1)
+    minimum: Tensor  # float16 (rows, n / group, 1)
+
+
+def encode_groups(x: Tensor, bits: int) -> tuple[Tensor, ...]:
+    """float32 (rows, n) -> the tensors to save: `Groups`, or `x` itself at 32 bits."""
+    if bits == 32:
+        return (x,)
+    rows, n = x.shape
+    grouped = x.view(rows, n // group_size(n), group_size(n))
+    low = grouped.amin(-1, keepdim=True)
+    scale = ((grouped.amax(-1, keepdim=True) - low) * (1 / (2**bits - 1))).half()
+    minimum = low.half()
+    inverse = scale.float().clamp(min=float(SMALLEST_SCALE)).reciprocal()
+    codes = quantize((grouped - minimum.float()) * inverse, 1.0, 0, bits)
+    return Groups(pack(codes.view(rows, n), bits), scale, minimum)
+
+
+def decode_groups(saved: tuple[Tensor, ...], bits: int, n: int) -> Tensor:
+    """The float32 (rows, n) that `encode_groups` saved."""
+    if bits == 32:
+        return saved[0]
+    packed, scale, minimum = saved
+    rows = packed.shape[0]
+    codes = unpack(packed, bits, n).view(rows, n // group_size(n), group_size(n))
+    return (dequantize(codes, 1.0, 0) * scale.float() + minimum.float()).view(rows, n)
+
+
+def encode_levels(x: Tensor, bits: int, levels: dict[int, tuple[int, float]]) -> Tensor:
+    """Codes of values whose range is known beforehand, with (zero, step) for each bit width."""
+    if bits == 32:
+        return x
+    zero, step = levels[bits]
+    return pack(quantize(x, step, zero, bits), bits)
+
+
+def decode_levels(saved: Tensor, bits: int, n: int, levels: dict[int, tuple[int, float]]) -> Tensor:
+    """The float32 (..., n) that `encode_levels` saved."""
+    if bits == 32:
+        return saved
+    zero, step = levels[bits]
+    return dequantize(unpack(saved, bits, n), step, zero)

@@ -1,0 +1,75 @@
+"""The frozen weights: loading a model's, and rounding them to the format they are stored in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+WEIGHT_FORMATS = ("fp32", "fp16", "int8")
+
+MEMBERS = {
+    "fp32": lambda name: [name],
+    "fp16": lambda name: [f"{name}.half"],
+    "int8": lambda name: [f"{name}.codes", f"{name}.scale"],
+}
+
+
+@dataclass
+class FrozenWeights:
+    """What the artifact stores: `formats` says how each parameter is held, `members` in which arrays."""
+
+    arrays: dict[str, np.ndarray]
+    formats: dict[str, str]
+
+    def members(self, name: str) -> list[str]:
+        """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,)."""
+        return MEMBERS[self.formats[name]](name)
+
+
+def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeights:
+    """Rounds `tensors` to `weight_format` **in place** and returns what to store, so that what the host
+    computes afterwards is what the device will compute.
+
+    int8 applies to matrices and convolution kernels, per output channel (axis 0); vectors and position
+    embeddings stay float32: they are a small part of the bytes and a large part of the error.
+    """
+    weights = FrozenWeights({}, {})
+    for name, tensor in tensors.items():
+        values = tensor.detach().numpy()
+        weights.formats[name] = weight_format if is_product_weight(name, tensor) else "fp32"
+        if weights.formats[name] == "int8":
+            stored = quantize_rows(values)
+            rounded = dequantize_rows(*stored)
+        elif weights.formats[name] == "fp16":
+            stored = (values.astype(np.float16),)
+            rounded = stored[0].astype(np.float32)
+        else:
+            stored, rounded = (values,), values
+        weights.arrays.update(zip(weights.members(name), stored, strict=True))
+        with torch.no_grad():
+            tensor.copy_(torch.from_numpy(rounded))
+    return weights
+
+
+def is_product_weight(name: str, tensor: torch.Tensor) -> bool:
+    return tensor.ndim >= 2 and name.split(".")[-1] == "weight"
+
+
+def quantize_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 (rows, ...) -> int8 (rows, ...) in [-127, 127] and float32 scale (rows,); a row is
+    `codes * scale` with scale = max|row| / 127."""
+    largest = np.abs(values.reshape(len(values), -1)).max(1)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    codes = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+    return codes, scale
+
+
+def dequantize_rows(codes: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return codes * scale.reshape(-1, *[1] * (codes.ndim - 1))
+
+
+def named_constants(model: nn.Module, trainable: set[str]) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of `model` that are not trained, by name."""
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: tensor for name, tensor in tensors.items() if name not in trainable}
