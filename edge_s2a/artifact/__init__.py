@@ -1,0 +1,1 @@
+"""The `.s2a` training artifact: see docs/FORMAT.md."""

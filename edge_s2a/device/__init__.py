@@ -1,0 +1,1 @@
+"""The on-device runtime: numpy, onnxruntime, psutil and pillow, nothing else."""

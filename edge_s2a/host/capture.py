@@ -68,8 +68,8 @@ def capture_inference(
 
     def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
         *values, image = inputs
-        # Without gradients nothing is saved, so the same operators serve.
-        with torch.no_grad():
+        # Nothing is saved without gradients: the substitutes serve as plain operators.
+        with torch.no_grad(), SavedBits(32):
             named = dict(zip(names, values, strict=True))
             return (functional_call(model, named, (image,)),)
 

@@ -20,7 +20,7 @@ def to_onnx(graph: Graph) -> bytes:
     def value(name: str):
         return value_info(name, graph.types[name])
 
-    produced = [name for node in graph.nodes for name in node.outputs]
+    produced = [name for node in graph.nodes for name in node.outputs if name]
     outputs = set(graph.outputs)
     model = helper.make_model(
         helper.make_graph(

@@ -308,8 +308,8 @@ def shift(direction: str) -> Callable:
     return function
 
 
-LOWERINGS[getattr(aten, "__lshift__").Scalar] = shift("LEFT")
-LOWERINGS[getattr(aten, "__rshift__").Scalar] = shift("RIGHT")
+LOWERINGS[aten.__lshift__.Scalar] = shift("LEFT")
+LOWERINGS[aten.__rshift__.Scalar] = shift("RIGHT")
 
 
 @lowers(torch.ops.edge_s2a.quantize.default)

@@ -3,7 +3,6 @@
 Works on the calls and not on the modules, so it holds for every timm model whose code calls them.
 """
 
-import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 

@@ -1,0 +1,123 @@
+"""The container: a ZIP whose members are stored, not compressed, each aligned to a page.
+
+So any ZIP tool opens it, and the device maps members in place.
+"""
+
+import hashlib
+import mmap
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact.files import atomic_writer
+from edge_s2a.artifact.manifest import Manifest, parse_manifest
+from edge_s2a.errors import CheckError, UserError
+
+MANIFEST = "manifest.json"
+TRAINING_GRAPH = "training.onnx"
+INFERENCE_GRAPH = "inference.onnx"
+WEIGHTS = "weights.safetensors"
+ADAPTER = "adapter.safetensors"
+GOLDEN = "golden.safetensors"
+PLAN = "plan.json"
+MEMBERS = (TRAINING_GRAPH, INFERENCE_GRAPH, WEIGHTS, ADAPTER, GOLDEN, PLAN)
+
+ALIGNMENT = 4096
+PADDING_FIELD = 0xD935  # the extra field that Android's zipalign pads with
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+EPOCH = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the same bytes
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+def digests(members: dict[str, bytes]) -> dict[str, dict]:
+    """The manifest's `members` entry."""
+    return {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in members.items()
+    }
+
+
+def write_archive(path: Path, manifest: Manifest, members: dict[str, bytes]) -> None:
+    """Writes the artifact at `path`, wholly or not at all."""
+    with atomic_writer(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in {MANIFEST: manifest.to_json(), **members}.items():
+            entry = zipfile.ZipInfo(name, EPOCH)
+            start = file.tell() + LOCAL_HEADER.size + len(name.encode())
+            padding = -(start + 4) % ALIGNMENT
+            entry.extra = struct.pack("<2H", PADDING_FIELD, padding) + bytes(padding)
+            archive.writestr(entry, data)
+
+
+class Artifact:
+    """An open artifact. Members are read or mapped on demand; their digests are checked then."""
+
+    def __init__(self, path: Path):
+        """Reads the table of contents and the manifest. Raises UserError if they are not well formed."""
+        self.path = path
+        try:
+            self.file_bytes = path.stat().st_size
+            self._file = open(path, "rb")
+            with zipfile.ZipFile(self._file) as archive:
+                entries = {entry.filename: entry for entry in archive.infolist()}
+                if len(entries) != len(archive.infolist()) or set(entries) != {MANIFEST, *MEMBERS}:
+                    raise ValueError(f"members {sorted(entries)}")
+                if entries[MANIFEST].file_size > MAX_MANIFEST_BYTES:
+                    raise ValueError("manifest too large")
+                self._extents = {name: self._extent(entry) for name, entry in entries.items()}
+                text = archive.read(MANIFEST)
+        except OSError as error:
+            raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError) as error:
+            raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
+        self.manifest = parse_manifest(text, str(path))
+        if set(self.manifest.members) != set(MEMBERS):
+            raise UserError(f"{path}: manifest and members disagree; copy or pack it anew")
+
+    def _extent(self, entry: zipfile.ZipInfo) -> tuple[int, int]:
+        """(offset, bytes) of a member's data."""
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"{entry.filename} is compressed")
+        self._file.seek(entry.header_offset)
+        header = LOCAL_HEADER.unpack(self._file.read(LOCAL_HEADER.size))
+        offset = entry.header_offset + LOCAL_HEADER.size + header[-2] + header[-1]
+        if header[0] != b"PK\x03\x04" or offset % ALIGNMENT or offset + entry.file_size > self.file_bytes:
+            raise ValueError(f"{entry.filename} is misplaced")
+        return offset, entry.file_size
+
+    def verify(self, name: str) -> None:
+        """Raises CheckError unless the member has the bytes that the manifest promises.
+
+        Reads through a small buffer: a mapped page would stay in the process's resident memory.
+        """
+        offset, size = self._extents[name]
+        digest = hashlib.sha256()
+        self._file.seek(offset)
+        remaining = size
+        while remaining:
+            chunk = self._file.read(min(remaining, 1 << 20))
+            if not chunk:
+                break
+            digest.update(chunk)
+            remaining -= len(chunk)
+        promised = self.manifest.members[name]
+        if digest.hexdigest() != promised["sha256"] or size != promised["bytes"]:
+            raise CheckError(f"{self.path}: checksum of {name} is wrong; the file is damaged, copy or pack it anew")
+
+    def read(self, name: str) -> bytes:
+        """The member's verified bytes."""
+        self.verify(name)
+        offset, size = self._extents[name]
+        self._file.seek(offset)
+        return self._file.read(size)
+
+    def map(self, name: str) -> np.ndarray:
+        """The member's verified bytes, uint8 (bytes,), mapped read-only from the file in place."""
+        self.verify(name)
+        offset, size = self._extents[name]
+        mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=offset)
+        return np.frombuffer(mapped, np.uint8)
+
+    def member_bytes(self, name: str) -> int:
+        return self._extents[name][1]

@@ -1,0 +1,65 @@
+"""Writing files so that a failure at any moment leaves the old file or the new one, never a part."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from edge_s2a.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_writer(path: Path):
+    """Yields a binary file that takes the place of `path` when the block ends without an error.
+
+    Raises UserError when the folder cannot be written or the disk is full; nothing is left behind then.
+    """
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free or choose another place") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The content of `path`; UserError naming `what` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {what} {path}: {error.strerror}; check the path") from error
+
+
+def make_folder(path: Path) -> None:
+    """Creates `path` with its parents, and proves that it can be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to folder {path}: {error.strerror}; choose another --output") from error

@@ -1,0 +1,86 @@
+"""The manifest: what an artifact says of itself. One JSON object, documented in docs/FORMAT.md."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from edge_s2a.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the model's input, as timm's data config says.
+
+    Resize so that the shorter side (crop_mode "center") or both sides ("squash") are `resize_size`, crop
+    the centre `image_size`, divide by 255, subtract mean, divide by std (RGB).
+    """
+
+    image_size: tuple[int, int]  # height, width
+    resize_size: tuple[int, int]  # height, width
+    crop_mode: str  # "center" or "squash"
+    interpolation: str  # "bilinear", "bicubic", "lanczos" or "nearest"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    format_version: int
+    producer: str
+    model: str
+    model_kwargs: dict[str, Any]
+    num_classes: int
+    labels: list[str] | None
+    preprocessing: Preprocessing
+    adapter: list[str]  # structural modules, e.g. ["bias"]
+    adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
+    total_parameters: int
+    weight_format: str
+    saved_bits: int
+    saved_bytes_per_image: int
+    golden_optimizer: dict[str, float]  # of the golden update: lr, beta1, beta2, epsilon, weight_decay
+    members: dict[str, dict[str, Any]]  # name -> bytes, sha256; every member but the manifest
+
+    @property
+    def trainable_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.adapter_shapes.values())
+
+    @property
+    def model_digest(self) -> str:
+        """What an adapter must match: frozen weights, inference graph, class labels."""
+        parts = [self.members[name]["sha256"] for name in ("weights.safetensors", "inference.onnx")]
+        return hashlib.sha256(json.dumps([parts, self.labels]).encode()).hexdigest()
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode()
+
+
+def parse_manifest(text: bytes, where: str) -> Manifest:
+    """Raises UserError for a manifest of another format version, or one that is not well formed."""
+    try:
+        fields = json.loads(text)
+        version = fields["format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{where} has no readable manifest ({error}); pack it anew") from error
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{where} has format version {version}, this edge-s2a reads {FORMAT_VERSION}; "
+            "install the edge-s2a that packed it, or pack it anew"
+        )
+    try:
+        fields["preprocessing"] = Preprocessing(**_checked(Preprocessing, fields["preprocessing"]))
+        return Manifest(**_checked(Manifest, fields))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error
+
+
+def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if set(fields) != expected:
+        raise ValueError(f"fields {sorted(set(fields) ^ expected)} missing or unknown")
+    return fields

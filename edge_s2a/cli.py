@@ -1,0 +1,428 @@
+"""The command line, `edge-s2a`: one verb a function. Exit codes: 0 done, 2 bad input, 3 budget too small,
+4 self-check failed, 130 interrupted."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from edge_s2a import __version__
+from edge_s2a.errors import CheckError, UserError
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except UserError as error:
+        print(f"edge-s2a {options.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"edge-s2a {options.verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-s2a", description=__doc__.split(":")[0] + ".")
+    parser.add_argument("--version", action="version", version=f"edge-s2a {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (
+        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_quickstart
+    ):  # fmt: skip
+        add(verbs)
+    return parser
+
+
+def new_verb(verbs, name: str, run, help_text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name, help=help_text, description=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return parser
+
+
+def show(options: argparse.Namespace, result: dict, rows: list[tuple[str, object]]) -> None:
+    """Prints the result: one JSON object with --json, otherwise `rows` as a table."""
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def positive(kind: type):
+    def parse(text: str):
+        value = kind(text)
+        if not value > 0 or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    return parse
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is negative or infinite")
+    return value
+
+
+# -- host verbs ----------------------------------------------------------------------------------------
+
+
+def require_host() -> None:
+    try:
+        import onnx  # noqa: F401
+        import timm  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"this verb runs on a workstation and needs {error.name}; install it with: pip install 'edge-s2a[host]'"
+        ) from error
+
+
+def add_pack(verbs) -> None:
+    parser = new_verb(verbs, "pack", pack, "pack a timm model into a .s2a training artifact (workstation)")
+    parser.add_argument("model", metavar="MODEL", help="name of a timm VisionTransformer")
+    parser.add_argument("--output", type=Path, required=True, metavar="F.s2a")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", type=Path, help="safetensors file, or torch file of tensors")
+    source.add_argument("--pretrained", action="store_true", help="timm's pretrained weights (downloads)")
+    parser.add_argument("--model-kwargs", nargs="*", default=[], metavar="KEY=VALUE", help="passed to timm")
+    classes = parser.add_mutually_exclusive_group()
+    classes.add_argument("--num-classes", type=positive(int), help="classes of the new head")
+    classes.add_argument("--labels", type=Path, help="text file with one class name a line")
+    parser.add_argument("--image-size", type=positive(int), help="side of the input, if not the model's own")
+    parser.add_argument("--adapter", default="bias", choices=["bias"], help="structural module to train")
+    parser.add_argument("--saved-bits", type=int, default=4, choices=[2, 4, 8, 32], help="of saved tensors")
+    parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8"])
+    parser.add_argument("--seed", type=int, default=0, help="of the new head")
+
+
+def pack(options) -> int:
+    require_host()
+    from edge_s2a.host.model import parse_model_kwargs
+    from edge_s2a.host.package import package
+
+    labels = read_labels(options.labels) if options.labels else None
+    num_classes = len(labels) if labels else options.num_classes
+    if num_classes is None:
+        raise UserError("how many classes has your data? give --num-classes N or --labels FILE")
+    if not options.weights and not options.pretrained:
+        print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)
+    package(
+        options.model,
+        options.output,
+        num_classes,
+        labels=labels,
+        weights=options.weights,
+        pretrained=options.pretrained,
+        model_kwargs=parse_model_kwargs(options.model_kwargs),
+        image_size=options.image_size,
+        saved_bits=options.saved_bits,
+        weight_format=options.weight_format,
+        seed=options.seed,
+    )
+    return describe(options, options.output)
+
+
+def read_labels(path: Path) -> list[str]:
+    from edge_s2a.artifact.files import read_bytes
+
+    try:
+        text = read_bytes(path, "labels").decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}; write one class name a line") from error
+    labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(labels) != len(set(labels)) or not labels:
+        raise UserError(f"{path} must name each class once, one a line; it has {len(labels)} lines")
+    return labels
+
+
+# -- device verbs --------------------------------------------------------------------------------------
+
+
+def add_inspect(verbs) -> None:
+    parser = new_verb(verbs, "inspect", inspect, "show what an artifact holds")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+
+
+def inspect(options) -> int:
+    return describe(options, options.artifact)
+
+
+def describe(options, path: Path) -> int:
+    from edge_s2a.artifact.archive import Artifact
+
+    artifact = Artifact(path)
+    manifest = artifact.manifest
+    result = {
+        "model": manifest.model,
+        "adapter": "+".join(manifest.adapter),
+        "saved_bits": manifest.saved_bits,
+        "weight_format": manifest.weight_format,
+        "num_classes": manifest.num_classes,
+        "labels": manifest.labels,
+        "image_size": list(manifest.preprocessing.image_size),
+        "trainable_parameters": manifest.trainable_parameters,
+        "total_parameters": manifest.total_parameters,
+        "saved_bytes_per_image": manifest.saved_bytes_per_image,
+        "file_bytes": artifact.file_bytes,
+        "members": {name: entry["bytes"] for name, entry in manifest.members.items()},
+        "format_version": manifest.format_version,
+    }
+    trainable, total = manifest.trainable_parameters, manifest.total_parameters
+    height, width = manifest.preprocessing.image_size
+    show(
+        options,
+        result,
+        [
+            ("file", f"{path}, {artifact.file_bytes} bytes, format version {manifest.format_version}"),
+            ("model", " ".join([manifest.model, *(f"{k}={v}" for k, v in manifest.model_kwargs.items())])),
+            ("input", f"{height}x{width} RGB"),
+            ("classes", f"{manifest.num_classes}" + (f": {', '.join(manifest.labels)}" if manifest.labels else "")),
+            ("adapter", f"{'+'.join(manifest.adapter)} and head"),
+            ("trainable", f"{trainable} of {total} parameters ({100 * trainable / total:.2f} %)"),
+            ("frozen weights", f"{manifest.weight_format}, {artifact.member_bytes('weights.safetensors')} bytes"),
+            ("saved tensors", f"{manifest.saved_bits} bits, {manifest.saved_bytes_per_image} bytes an image"),
+        ],
+    )
+    return 0
+
+
+def add_run_options(parser) -> None:
+    from edge_s2a.device.optimizer import OPTIMIZERS
+
+    parser.add_argument(
+        "--memory-budget", required=True, metavar="SIZE", help="bound of the whole process, e.g. 192MiB"
+    )
+    parser.add_argument("--batch-size", type=positive(int), default=16, help="images an optimizer step")
+    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adamw")
+    add_threads(parser)
+
+
+def add_threads(parser) -> None:
+    parser.add_argument("--threads", type=positive(int), help="of the engine; default: physical cores")
+
+
+def threads_of(options) -> int:
+    from edge_s2a.device.runtime import default_threads
+
+    return options.threads or default_threads()
+
+
+def add_plan(verbs) -> None:
+    parser = new_verb(verbs, "plan", plan, "show what would run under a memory budget")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_run_options(parser)
+
+
+def plan(options) -> int:
+    from edge_s2a.device.memory import format_size, parse_size
+    from edge_s2a.device.runtime import plan_memory
+
+    memory = plan_memory(
+        options.artifact, parse_size(options.memory_budget), options.batch_size, options.optimizer,
+        threads_of(options),
+    )  # fmt: skip
+    result = {
+        "feasible": memory.feasible,
+        "batch_size": memory.batch_size,
+        "micro_batch_size": memory.micro_batch_size,
+        "predicted_peak_bytes": memory.predicted_peak_bytes,
+        "minimum_budget_bytes": memory.minimum_budget_bytes,
+        "budget_bytes": memory.budget_bytes,
+        "parts": memory.parts,
+    }
+    micro_batch = memory.micro_batch_size or "none: below the floor, the parts are those of one image"
+    show(
+        options,
+        result,
+        [
+            ("memory budget", f"{format_size(memory.budget_bytes):>12}"),
+            ("smallest budget", f"{format_size(memory.minimum_budget_bytes):>12}"),
+            ("micro-batch", f"{micro_batch} of {memory.batch_size} images"),
+            ("predicted peak", f"{format_size(memory.predicted_peak_bytes):>12}"),
+            *((f"  {name}", f"{format_size(size):>12}") for name, size in memory.parts.items()),
+        ],
+    )
+    memory.require()
+    return 0
+
+
+def add_check(verbs) -> None:
+    parser = new_verb(verbs, "check", check, "verify an artifact and replay its golden step on this machine")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_threads(parser)
+
+
+def check(options) -> int:
+    from edge_s2a.device import selfcheck
+
+    result = selfcheck.check(options.artifact, threads_of(options))
+    show(
+        options,
+        result,
+        [
+            ("checksums and plan", "ok"),
+            *((f"golden {name}", f"relative error {error:.1e}") for name, error in result["errors"].items()),
+        ],
+    )
+    if not result["ok"]:
+        raise CheckError(
+            f"the golden step of {options.artifact} deviates by {result['max_relative_error']:.1e} "
+            f"(tolerance {selfcheck.TOLERANCE:.0e}); this engine computes something else, do not train with it"
+        )
+    return 0
+
+
+def add_train(verbs) -> None:
+    parser = new_verb(verbs, "train", train, "fine-tune the adapter inside a memory budget")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    parser.add_argument("--data", type=Path, required=True, help="ImageFolder, with or without train/val; or .npz")
+    parser.add_argument("--val-data", type=Path, help="validation images, if not DIR/val of --data")
+    parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the results")
+    add_run_options(parser)
+    parser.add_argument("--epochs", type=positive(int), default=15)
+    parser.add_argument("--lr", type=positive(float), default=2e-3, help="peak learning rate")
+    parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="of matrices")
+    parser.add_argument("--warmup-epochs", type=not_negative, default=1.0)
+    parser.add_argument("--label-smoothing", type=share, default=0.1)
+    parser.add_argument("--augment", choices=["none", "flip", "crop"], default="none", help="crop includes flip")
+    parser.add_argument("--seed", type=int, default=0, help="of image order and augmentation")
+    parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
+
+
+def train(options) -> int:
+    from edge_s2a.device import trainer
+    from edge_s2a.device.memory import format_size, parse_size
+
+    summary = trainer.train(
+        trainer.TrainSettings(
+            artifact=options.artifact,
+            data=options.data,
+            output=options.output,
+            memory_budget_bytes=parse_size(options.memory_budget),
+            threads=threads_of(options),
+            val_data=options.val_data,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            weight_decay=options.weight_decay,
+            optimizer=options.optimizer,
+            warmup_epochs=options.warmup_epochs,
+            label_smoothing=options.label_smoothing,
+            augment=options.augment,
+            seed=abs(options.seed),
+            resume=options.resume,
+        )
+    )
+    accuracy = summary["val_accuracy"]
+    rows = [
+        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
+        ("train loss", summary["train_loss"]),
+        ("val accuracy", "no validation data" if accuracy is None else f"{100 * accuracy:.1f} %"),
+        ("best accuracy", f"{100 * summary['best_accuracy']:.1f} %"),
+        ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
+        ("predicted peak", format_size(summary["predicted_peak_bytes"])),
+        ("measured peak", format_size(summary["peak_rss_bytes"])),
+        ("memory budget", format_size(summary["budget_bytes"])),
+        ("skipped images", summary["skipped_images"]),
+        ("results", summary["output"]),
+    ]
+    show(options, summary, rows)
+    return 0
+
+
+def add_eval(verbs) -> None:
+    parser = new_verb(verbs, "eval", evaluate, "accuracy of an adapter on labelled images")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
+    parser.add_argument("--data", type=Path, required=True, help="ImageFolder, with or without train/val; or .npz")
+    add_threads(parser)
+
+
+def evaluate(options) -> int:
+    from edge_s2a.device import evaluate as evaluation
+    from edge_s2a.device.adapters import load_adapter
+    from edge_s2a.device.data import open_dataset
+    from edge_s2a.device.runtime import load_for_inference, set_adapter
+
+    artifact, engine, batch = load_for_inference(options.artifact, threads_of(options))
+    adapter, classes = load_adapter(options.adapter, artifact.manifest)
+    set_adapter(engine, adapter)
+    dataset = open_dataset(options.data, "val", classes, artifact.manifest.num_classes)
+    result = evaluation.evaluate(engine, dataset, artifact.manifest.preprocessing, batch)
+    if not result["count"]:
+        raise UserError(f"no image of {dataset.where} could be read; check the data")
+    result["skipped"] = dataset.skipped
+    rows = [
+        ("accuracy", f"{100 * result['accuracy']:.2f} %"),
+        ("loss", f"{result['loss']:.4f}"),
+        ("images", result["count"]),
+        ("skipped images", len(dataset.skipped)),
+    ]
+    show(options, result, rows)
+    return 0
+
+
+def add_predict(verbs) -> None:
+    parser = new_verb(verbs, "predict", predict, "classes of single images")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
+    parser.add_argument("--top", type=positive(int), default=1, help="classes an image")
+    add_threads(parser)
+
+
+def predict(options) -> int:
+    from edge_s2a.device import evaluate as evaluation
+    from edge_s2a.device.adapters import load_adapter
+    from edge_s2a.device.runtime import load_for_inference, set_adapter
+
+    artifact, engine, batch = load_for_inference(options.artifact, threads_of(options))
+    adapter, classes = load_adapter(options.adapter, artifact.manifest)
+    set_adapter(engine, adapter)
+    results, unreadable = evaluation.predict(
+        engine, options.images, classes, artifact.manifest.preprocessing, batch, options.top
+    )
+    if options.json:
+        print(json.dumps({"results": results, "unreadable": unreadable}, ensure_ascii=False))
+    else:
+        for result in results:
+            for item in result["predictions"]:
+                print(f"{result['image']}\t{item['label']}\t{item['probability']:.4f}")
+    if unreadable:
+        listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable.items())
+        raise UserError(f"{len(unreadable)} of {len(options.images)} images were not used: {listed}")
+    return 0
+
+
+def add_quickstart(verbs) -> None:
+    parser = new_verb(verbs, "quickstart", quickstart, "pack the embedded model and fine-tune it on handwriting")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for everything")
+    parser.add_argument("--memory-budget", default="128MiB", metavar="SIZE")
+
+
+def quickstart(options) -> int:
+    require_host()
+    from edge_s2a.host.quickstart import run_quickstart
+
+    return run_quickstart(options.output, options.memory_budget, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Adapter files: what training leaves and what evaluation reads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact import tensors
+from edge_s2a.artifact.files import atomic_writer, read_bytes
+from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.errors import UserError
+
+FORMAT = "edge-s2a adapter 1"
+
+
+def save_adapter(path: Path, adapter: dict[str, np.ndarray], manifest: Manifest, classes: list[str]) -> None:
+    """A safetensors file whose metadata ties it to the model it belongs to and names its classes."""
+    metadata = {
+        "format": FORMAT,
+        "model": manifest.model,
+        "model_digest": manifest.model_digest,
+        "classes": json.dumps(classes, ensure_ascii=False),
+    }
+    with atomic_writer(path) as file:
+        tensors.write(file, adapter, metadata)
+
+
+def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(tensors, class names). Raises UserError for a file that is damaged or of another model."""
+    loaded, metadata = tensors.decode(read_bytes(path, "adapter"), f"adapter {path}")
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} is not an adapter that edge-s2a train wrote; give RUN/best.safetensors")
+    if metadata.get("model_digest") != manifest.model_digest:
+        raise UserError(
+            f"adapter {path} belongs to another artifact (model {metadata.get('model')}); "
+            "give the artifact it was trained with"
+        )
+    check_shapes(loaded, manifest, f"adapter {path}")
+    classes = json.loads(metadata["classes"])
+    if len(classes) != manifest.num_classes:
+        raise UserError(f"adapter {path} names {len(classes)} classes, the artifact has {manifest.num_classes}")
+    return loaded, classes
+
+
+def check_shapes(loaded: dict[str, np.ndarray], manifest: Manifest, where: str) -> None:
+    """Raises UserError unless `loaded` has exactly the adapter's tensors, finite float32."""
+    for name in sorted(set(loaded) ^ set(manifest.adapter_shapes)):
+        raise UserError(f"{where}: tensor {name} is missing or unknown; it does not fit the artifact")
+    for name, shape in manifest.adapter_shapes.items():
+        array = loaded[name]
+        if list(array.shape) != shape or array.dtype != np.float32:
+            raise UserError(f"{where}: tensor {name} is {array.dtype} {array.shape}, expected float32 {shape}")
+        if not np.isfinite(array).all():
+            raise UserError(f"{where}: tensor {name} has values that are not finite; use an earlier adapter")

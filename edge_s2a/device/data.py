@@ -1,0 +1,222 @@
+"""Labelled images from a folder or a .npz file, and their way to the model's input."""
+
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from edge_s2a.artifact.manifest import Preprocessing
+from edge_s2a.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# "flip": mirrored half of the time. "crop": also a random part of the image.
+AUGMENTATIONS = ("none", "flip", "crop")
+# Random crop: shares of the image's area, and aspect ratios.
+CROP_SCALE, CROP_RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
+BYTES_PER_PIXEL = 4  # how Pillow holds RGB
+NO_LIMIT = 1 << 62
+
+Image.preinit()
+
+
+class UnusableImage(Exception):
+    """An image that cannot be read, or that would take too much memory to decode."""
+
+
+class Sample(NamedTuple):
+    source: Path | int  # file, or index into the arrays of a .npz
+    label: int
+
+
+@dataclass
+class Dataset:
+    """Labelled images. `skipped` collects those that turned out unusable, with the reason."""
+
+    where: Path
+    classes: list[str]
+    samples: list[Sample]
+    arrays: np.ndarray | None = None  # uint8 (images, height, width, 3) of a .npz, mapped
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
+    """The images of `path`: a folder with one folder a class, or with {train,val} above these, or a .npz.
+
+    split: "train" or "val". labels: the artifact's class names, which the folders must match ("val" may
+    lack some); without any, the sorted names of the folders are the classes. Raises UserError.
+    """
+    if path.suffix == ".npz":
+        return _open_arrays(path, labels, num_classes)
+    if not path.is_dir():
+        raise UserError(f"data folder {path} does not exist; give a folder with one folder of images a class")
+    folder = path / split if (path / split).is_dir() else path
+    return _open_folder(folder, split, labels, num_classes)
+
+
+def has_split(path: Path, split: str) -> bool:
+    return path.is_dir() and (path / split).is_dir()
+
+
+def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    if not found:
+        raise UserError(f"{folder} has no class folders; put the images of each class into a folder of its name")
+    classes = labels or found
+    unknown = sorted(set(found) - set(classes))
+    missing = sorted(set(classes) - set(found)) if split == "train" else []
+    if unknown or missing:
+        raise UserError(
+            f"class folders of {folder} do not match the artifact's labels: "
+            f"unknown {unknown}, missing {missing}; rename the folders, or pack with other --labels"
+        )
+    if len(classes) != num_classes:
+        raise UserError(
+            f"{folder} has {len(classes)} classes ({', '.join(classes[:8])}), the artifact was packed for "
+            f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
+        )
+    samples = []
+    for name in found:
+        files = sorted(entry.path for entry in os.scandir(folder / name) if _is_image(entry))
+        if not files:
+            raise UserError(f"class folder {folder / name} has no images; add some or remove the folder")
+        samples += [Sample(Path(file), classes.index(name)) for file in files]
+    return Dataset(folder, list(classes), samples)
+
+
+def _is_image(entry: os.DirEntry) -> bool:
+    return entry.is_file() and entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES
+
+
+def _open_arrays(path: Path, labels: list[str] | None, num_classes: int) -> Dataset:
+    try:
+        images = _map_member(path, "images")
+        with np.load(path, allow_pickle=False) as archive:
+            targets = archive["labels"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; write it with numpy.savez(file, images=..., labels=...)"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or targets.shape != images.shape[:1]:
+        raise UserError(
+            f"{path} holds images {images.dtype} {images.shape} and labels {targets.shape}; "
+            "expected uint8 (images, height, width, 3) and integers (images,)"
+        )
+    if len(targets) == 0 or targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() < num_classes:
+        raise UserError(f"labels of {path} must be integers from 0 to {num_classes - 1}, at least one")
+    classes = labels or [str(label) for label in range(num_classes)]
+    samples = [Sample(index, int(label)) for index, label in enumerate(targets)]
+    return Dataset(path, classes, samples, images)
+
+
+def _map_member(path: Path, name: str) -> np.ndarray:
+    """An uncompressed member of a .npz as a mapped array, so that it does not count as heap."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError("the arrays are compressed")
+        with archive.open(entry) as member:
+            version = np.lib.format.read_magic(member)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran_order, dtype = read_header(member)
+            header_bytes = member.tell()
+    if fortran_order or dtype.hasobject:
+        raise ValueError(f"array {name} has an unsupported layout")
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset + 26)
+        name_bytes, extra_bytes = np.frombuffer(file.read(4), "<u2").tolist()
+    offset = entry.header_offset + 30 + name_bytes + extra_bytes + header_bytes
+    return np.memmap(path, dtype, "r", offset, shape)
+
+
+def load_pixels(
+    dataset: Dataset,
+    index: int,
+    preprocessing: Preprocessing,
+    augment: str = "none",
+    seed: tuple[int, ...] = (),
+    decode_limit_bytes: int = NO_LIMIT,
+) -> np.ndarray:
+    """uint8 (height, width, 3): image `index`, resized and cropped for the model.
+
+    seed: of the augmentation, so that an image's fate depends on nothing else. Raises UnusableImage.
+    """
+    source = dataset.samples[index].source
+    if dataset.arrays is not None:
+        image = Image.fromarray(np.ascontiguousarray(dataset.arrays[source]))
+    else:
+        image = read_image(source, preprocessing, decode_limit_bytes)
+    rng = np.random.default_rng((*seed, index))
+    if augment == "crop":
+        pixels = random_crop(image, preprocessing, rng)
+    else:
+        pixels = resize_and_crop(image, preprocessing)
+    return pixels[:, ::-1] if augment != "none" and rng.random() < 0.5 else pixels
+
+
+def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int) -> Image.Image:
+    """The RGB image of a file, upright. A large JPEG is decoded at half, a quarter or an eighth of its
+    size, as long as that is at least twice the size needed. Raises UnusableImage."""
+    try:
+        image = Image.open(path)
+        wanted = 2 * max(preprocessing.resize_size)
+        image.draft("RGB", (wanted, wanted))
+        decode_bytes = 2 * BYTES_PER_PIXEL * image.width * image.height
+        if decode_bytes > decode_limit_bytes:
+            raise UnusableImage(f"decoding takes {decode_bytes >> 20} MiB, more than the budget leaves")
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except UnusableImage:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
+        raise UnusableImage(f"cannot be read: {error}") from error
+
+
+def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (height, width, 3): a random part of the image at the model's size."""
+    area = image.width * image.height * rng.uniform(*CROP_SCALE)
+    ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+    width = min(image.width, max(1, round((area * ratio) ** 0.5)))
+    height = min(image.height, max(1, round((area / ratio) ** 0.5)))
+    left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+    target_height, target_width = preprocessing.image_size
+    resampling = RESAMPLING[preprocessing.interpolation]
+    box = (left, top, left + width, top + height)
+    return np.asarray(image.resize((target_width, target_height), resampling, box=box))
+
+
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 (height, width, 3), as timm's evaluation transform computes it."""
+    height, width = preprocessing.image_size
+    image = image.resize(resized_size(image, preprocessing), RESAMPLING[preprocessing.interpolation])
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def resized_size(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+    """(width, height) before the centre crop."""
+    resize_height, resize_width = preprocessing.resize_size
+    if preprocessing.crop_mode == "squash":
+        return resize_width, resize_height
+    if image.width <= image.height:
+        return resize_width, int(resize_width * image.height / image.width)
+    return int(resize_height * image.width / image.height), resize_height
+
+
+def normalize(pixels: np.ndarray, preprocessing: Preprocessing, out: np.ndarray) -> None:
+    """Writes uint8 pixels (height, width, 3) as float32 (3, height, width), normalised, into `out`."""
+    for channel in range(3):
+        mean, std = preprocessing.mean[channel], preprocessing.std[channel]
+        np.multiply(pixels[:, :, channel], np.float32(1 / (255 * std)), out=out[channel])
+        out[channel] -= np.float32(mean / std)

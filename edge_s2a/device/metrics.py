@@ -1,0 +1,61 @@
+"""What a run reports while it goes: JSON lines in a file and a progress bar on the terminal."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from edge_s2a.device.memory import MIB
+
+BAR_WIDTH = 20
+REDRAW_S = 0.2
+
+
+class MetricsFile:
+    """Appends one JSON object a line."""
+
+    def __init__(self, path: Path, append: bool):
+        self._file = open(path, "a" if append else "w", buffering=1, encoding="utf-8")
+
+    def write(self, **values) -> None:
+        self._file.write(json.dumps(values) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Progress:
+    """A bar on a terminal; one line an epoch elsewhere."""
+
+    def __init__(self, total_steps: int, budget_bytes: int, done_steps: int = 0):
+        self.total_steps, self.budget_bytes = total_steps, budget_bytes
+        self.first_step = done_steps
+        self.start_s = time.monotonic()
+        self.drawn_s = 0.0
+        self.live = sys.stderr.isatty()
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
+        """`step` optimizer steps are done."""
+        now = time.monotonic()
+        if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
+            return
+        self.drawn_s = now
+        filled = BAR_WIDTH * step // self.total_steps
+        seconds = (now - self.start_s) / max(1, step - self.first_step) * (self.total_steps - step)
+        sys.stderr.write(
+            f"\r\x1b[K{'█' * filled}{'░' * (BAR_WIDTH - filled)} {step}/{self.total_steps} "
+            f"loss {loss:.3f} acc {100 * accuracy:.1f} % {images_per_s:.1f} img/s "
+            f"mem {resident / MIB:.0f}/{self.budget_bytes / MIB:.0f} MiB {format_time(seconds)} left"
+        )
+        sys.stderr.flush()
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
+        sys.stderr.flush()
+
+
+def format_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,100 @@
+"""Replays the golden step: this machine's engine must compute what the host's torch computed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact.archive import GOLDEN, MEMBERS, PLAN, Artifact
+from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.artifact.tensors import decode
+from edge_s2a.device.budget import ARENA_SLACK_BYTES, arena_peak
+from edge_s2a.device.data import normalize
+from edge_s2a.device.memory import format_size, make_allocator_predictable
+from edge_s2a.device.optimizer import AdamW
+from edge_s2a.device.session import ArenaExhausted, Engine, limit_arena
+from edge_s2a.errors import CheckError, UserError
+from edge_s2a.plan.lifetimes import from_json
+
+# Rounding differs between torch and the engine, and now and then tips a value into the next 4-bit code.
+# Measured 1e-6 to 3e-4; a wrong operator, scale or nibble order gives 3e-2 and more.
+TOLERANCE = 5e-3
+# A tensor whose gradient is all rounding noise (an attention's key bias) counts against this share of
+# the mean gradient instead of against itself.
+NOISE_SHARE = 0.01
+
+
+def updated(name: str) -> str:
+    """The golden member's name of an adapter tensor after one optimizer update."""
+    return f"updated:{name}"
+
+
+def check(path: Path, threads: int) -> dict:
+    """{"ok", "max_relative_error", "errors": {"loss", "logits", "gradients", "update"}} of the artifact.
+
+    Verifies every checksum first, and runs within the planned memory. Raises CheckError for a wrong
+    checksum or plan; a golden step that deviates gives ok=False.
+    """
+    make_allocator_predictable()
+    artifact = Artifact(path)
+    for member in MEMBERS:
+        artifact.verify(member)
+    lifetimes = from_json(artifact.read(PLAN), str(path))
+    golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
+    images = golden[IMAGE]
+    # No more than the plan promises: a run that needs more fails here, on the golden batch.
+    planned_bytes = arena_peak(lifetimes, len(images)).arena_bytes
+    limit_arena(planned_bytes + ARENA_SLACK_BYTES)
+    engine = Engine(artifact, threads)
+
+    batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+    for pixels, row in zip(images, batch, strict=True):
+        normalize(pixels, artifact.manifest.preprocessing, row)
+    try:
+        inference_logits = engine.logits(batch)
+        loss, logits, gradients = engine.training_step(batch, golden[TARGET])
+    except ArenaExhausted as error:
+        raise CheckError(
+            f"{path}: the golden step needs more than the planned {format_size(planned_bytes)}: {error}; "
+            "report this with your onnxruntime version"
+        ) from error
+
+    settings = dict(artifact.manifest.golden_optimizer)
+    before = {name: array.copy() for name, array in engine.adapter.items()}
+    AdamW(engine.adapter, settings["weight_decay"]).step(gradients, settings["lr"])
+
+    try:
+        errors = {
+            "loss": relative_error(np.array(loss), golden[LOSS]),
+            "logits": max(relative_error(x, golden[LOGITS]) for x in (logits, inference_logits)),
+            "gradients": worst_error(gradients, {name: golden[gradient(name)] for name in gradients}),
+            "update": worst_error(
+                {name: array - before[name] for name, array in engine.adapter.items()},
+                {name: golden[updated(name)] - before[name] for name in engine.adapter},
+            ),
+        }
+    except KeyError as error:
+        raise UserError(f"the golden step of {path} lacks {error}; pack it anew") from error
+    worst = max(errors.values())
+    return {
+        "ok": bool(worst <= TOLERANCE),
+        "max_relative_error": worst,
+        "errors": errors,
+    }
+
+
+def relative_error(measured: np.ndarray, expected: np.ndarray) -> float:
+    """|measured - expected| / |expected| (Euclidean norms); infinite if not finite."""
+    error = float(np.linalg.norm(measured - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+    return error if np.isfinite(error) else float("inf")
+
+
+def worst_error(measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """The largest relative error of any tensor, with NOISE_SHARE of the mean norm as the least divisor."""
+    norms = {name: float(np.linalg.norm(array)) for name, array in expected.items()}
+    mean = float(np.sqrt(np.mean([norm**2 for norm in norms.values()])))
+    errors = [
+        float(np.linalg.norm(measured[name] - expected[name])) / max(norms[name], NOISE_SHARE * mean, 1e-12)
+        for name in expected
+    ]
+    worst = max(errors)
+    return worst if np.isfinite(worst) else float("inf")

@@ -1,0 +1,326 @@
+"""Fine-tunes an artifact's adapter on a folder of images inside a memory budget."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact.files import make_folder, write_bytes
+from edge_s2a.device.adapters import check_shapes, save_adapter
+from edge_s2a.device.budget import DECODE_RESERVE_BYTES, queue_capacity
+from edge_s2a.device.checkpoint import Position, load_checkpoint, save_checkpoint
+from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
+from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.loader import stream
+from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
+from edge_s2a.device.metrics import MetricsFile, Progress
+from edge_s2a.device.optimizer import OPTIMIZERS
+from edge_s2a.device.runtime import Runtime, load_for_training
+from edge_s2a.device.schedule import learning_rate
+from edge_s2a.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The options of `edge-s2a train`; see its --help."""
+
+    artifact: Path
+    data: Path
+    output: Path
+    memory_budget_bytes: int
+    threads: int
+    val_data: Path | None = None
+    epochs: int = 15
+    batch_size: int = 16
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    optimizer: str = "adamw"
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    augment: str = "none"
+    seed: int = 0
+    resume: bool = False
+
+    def of_the_result(self) -> dict:
+        """The settings that decide the trained weights; a resumed run must agree in them."""
+        apart = {"artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume"}
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
+
+
+def train(settings: TrainSettings) -> dict:
+    """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
+
+    Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/. Raises
+    UserError for bad input, BudgetError if the budget is too small, and KeyboardInterrupt when told to
+    stop, after writing a checkpoint.
+    """
+    make_folder(settings.output / "checkpoint")
+    runtime = load_for_training(
+        settings.artifact, settings.memory_budget_bytes, settings.batch_size, settings.optimizer, settings.threads
+    )
+    run = Run(settings, runtime)
+    if settings.resume:
+        run.resume()
+    with stop_on_signals() as stop_requested:
+        while run.position.epoch < settings.epochs:
+            for images in run.effective_batches():
+                run.optimizer_step(images)
+                if stop_requested():
+                    run.save()
+                    raise KeyboardInterrupt
+            run.finish_epoch()
+    return run.summarize()
+
+
+class Run:
+    """The state of a fine-tuning and its steps."""
+
+    def __init__(self, settings: TrainSettings, runtime: Runtime):
+        self.settings, self.runtime = settings, runtime
+        self.engine, self.plan = runtime.engine, runtime.plan
+        self.manifest = runtime.artifact.manifest
+        labels, classes = self.manifest.labels, self.manifest.num_classes
+        self.data = open_dataset(settings.data, "train", labels, classes)
+        self.val_data = self._open_val_data(classes)
+
+        height, width = self.manifest.preprocessing.image_size
+        self.batch = np.zeros((self.plan.micro_batch_size, 3, height, width), np.float32)
+        self.optimizer = OPTIMIZERS[settings.optimizer](self.engine.adapter, settings.weight_decay)
+        self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
+        self.best = {name: array.copy() for name, array in self.engine.adapter.items()}
+        # A large image may use what the plan leaves of the budget.
+        spare_bytes = self.plan.budget_bytes - self.plan.predicted_peak_bytes
+        self.decode_limit_bytes = DECODE_RESERVE_BYTES + spare_bytes
+
+        self.steps_per_epoch = math.ceil(len(self.data.samples) / settings.batch_size)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.position = Position()
+        self.started_s = time.monotonic()
+        self.val_result: dict = {"accuracy": None, "loss": None, "count": 0}
+        self.train_loss = None
+        self.progress = Progress(self.total_steps, self.plan.budget_bytes)
+        self.metrics = MetricsFile(settings.output / "metrics.jsonl", append=settings.resume)
+        self.progress.message(
+            f"{self.manifest.model}: {self.manifest.trainable_parameters} of {self.manifest.total_parameters} "
+            f"parameters trained on {len(self.data.samples)} images of {len(self.data.classes)} classes\n"
+            f"budget {format_size(self.plan.budget_bytes)}, predicted peak "
+            f"{format_size(self.plan.predicted_peak_bytes)}: batches of {settings.batch_size} in "
+            f"micro-batches of {self.plan.micro_batch_size}"
+        )
+
+    def _open_val_data(self, classes: int) -> Dataset | None:
+        path = self.settings.val_data
+        if path is None and has_split(self.settings.data, "val"):
+            path = self.settings.data
+        return open_dataset(path, "val", self.data.classes, classes) if path else None
+
+    # -- the steps of an epoch -------------------------------------------------------------------------
+
+    def effective_batches(self) -> Iterator[list[tuple[int, np.ndarray]]]:
+        """The rest of the current epoch: an iterator of (label, pixels) for each effective batch."""
+        settings, epoch = self.settings, self.position.epoch
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self.data.samples))
+        order = order[self.position.images :]
+
+        def load(index: int) -> np.ndarray:
+            return load_pixels(
+                self.data, index, self.manifest.preprocessing, settings.augment, (settings.seed, epoch),
+                self.decode_limit_bytes,
+            )  # fmt: skip
+
+        place = {int(index): number for number, index in enumerate(order, self.position.images + 1)}
+        with contextlib.closing(
+            stream(self.data, map(int, order), load, queue_capacity(self.plan.micro_batch_size))
+        ) as images:
+            while (first := next(images, None)) is not None:
+                yield self._take(first, images, place)
+
+    def _take(self, first, images, place) -> Iterator[tuple[int, np.ndarray]]:
+        for count, (index, pixels) in enumerate(prepend(first, images), 1):
+            self.position.images = place[index]
+            yield self.data.samples[index].label, pixels
+            if count == self.settings.batch_size:
+                return
+
+    def optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> None:
+        """One update from one effective batch, in micro-batches of any size.
+
+        Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a
+        batch that ends early (the last of an epoch) is scaled to its true size afterwards.
+        """
+        start_s = time.monotonic()
+        for gradient in self.gradients.values():
+            gradient.fill(0)
+        loss, correct, count = 0.0, 0, 0
+        while labels := self._fill_batch(images):
+            result = self.engine.training_step(self.batch[: len(labels)], self._target(labels))
+            for name, gradient in result.gradients.items():
+                self.gradients[name] += gradient
+            loss += result.loss
+            correct += int((result.logits.argmax(-1) == labels).sum())
+            count += len(labels)
+        scale = self.settings.batch_size / count
+        if scale != 1:
+            for gradient in self.gradients.values():
+                gradient *= np.float32(scale)
+        lr = self._learning_rate()
+        self.optimizer.step(self.gradients, lr)
+        self._record_step(loss * scale, correct, count, lr, time.monotonic() - start_s)
+
+    def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
+        """Fills the micro-batch from `images` and returns the labels, none when they are used up."""
+        labels: list[int] = []
+        while len(labels) < len(self.batch) and (item := next(images, None)) is not None:
+            label, pixels = item
+            normalize(pixels, self.manifest.preprocessing, self.batch[len(labels)])
+            labels.append(label)
+        return labels
+
+    def _target(self, labels: list[int]) -> np.ndarray:
+        """float32 (micro-batch, classes): smoothed labels over the nominal effective batch size."""
+        smoothing, classes = self.settings.label_smoothing, self.manifest.num_classes
+        target = np.full((len(labels), classes), smoothing / classes, np.float32)
+        target[np.arange(len(labels)), labels] += 1 - smoothing
+        return target / np.float32(self.settings.batch_size)
+
+    def _learning_rate(self) -> float:
+        warmup_steps = round(self.settings.warmup_epochs * self.steps_per_epoch)
+        return learning_rate(self.position.step, self.settings.lr, warmup_steps, self.total_steps)
+
+    def _record_step(self, loss: float, correct: int, count: int, lr: float, seconds: float) -> None:
+        position = self.position
+        position.step += 1
+        position.loss_sum += loss * count
+        position.correct += correct
+        position.count += count
+        resident = resident_bytes()
+        self.metrics.write(
+            kind="step", epoch=position.epoch + 1, step=position.step, loss=round(loss, 6),
+            accuracy=round(correct / count, 4), lr=lr, images_per_s=round(count / seconds, 2),
+            rss_bytes=resident, seconds=round(seconds, 4),
+        )  # fmt: skip
+        self.progress.step(
+            position.step, position.loss_sum / position.count, position.correct / position.count,
+            count / seconds, resident,
+        )  # fmt: skip
+
+    def finish_epoch(self) -> None:
+        """Validates, keeps the best adapter, and writes a checkpoint."""
+        position = self.position
+        if not position.count:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.data.skipped.items())[:3])
+            raise UserError(f"no image of {self.data.where} could be used ({reasons}); check the data")
+        self.train_loss = position.loss_sum / position.count
+        train_accuracy = position.correct / position.count
+        accuracy = train_accuracy
+        text = f"epoch {position.epoch + 1}/{self.settings.epochs}: loss {self.train_loss:.4f}, "
+        text += f"accuracy {100 * train_accuracy:.1f} %"
+        if self.val_data is not None:
+            self.val_result = evaluate(
+                self.engine, self.val_data, self.manifest.preprocessing, self.batch, self.decode_limit_bytes
+            )
+            if not self.val_result["count"]:
+                raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
+            accuracy = self.val_result["accuracy"]
+            text += f", val loss {self.val_result['loss']:.4f}, val accuracy {100 * accuracy:.1f} %"
+        self.progress.message(f"{text}, mem {format_size(resident_bytes())}")
+        self.metrics.write(
+            kind="epoch", epoch=position.epoch + 1, train_loss=self.train_loss, train_accuracy=train_accuracy,
+            val_loss=self.val_result["loss"], val_accuracy=self.val_result["accuracy"],
+            skipped_images=self.skipped_images(), peak_rss_bytes=peak_resident_bytes(),
+        )  # fmt: skip
+        if accuracy > position.best_accuracy:
+            position.best_accuracy = accuracy
+            for name, array in self.engine.adapter.items():
+                self.best[name][...] = array
+        position.epoch += 1
+        position.images = position.correct = position.count = 0
+        position.loss_sum = 0.0
+        self.save()
+
+    # -- what is left on disk --------------------------------------------------------------------------
+
+    def _arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        return {"adapter": self.engine.adapter, "best": self.best, "optimizer": self.optimizer.state}
+
+    def save(self) -> None:
+        """Writes the adapters and a checkpoint from which --resume continues."""
+        output, position = self.settings.output, self.position
+        now = time.monotonic()
+        position.elapsed_s += now - self.started_s
+        self.started_s = now
+        save_adapter(output / "adapter.safetensors", self.engine.adapter, self.manifest, self.data.classes)
+        save_adapter(output / "best.safetensors", self.best, self.manifest, self.data.classes)
+        save_checkpoint(output / "checkpoint", position, self._arrays(), self._settings())
+
+    def resume(self) -> None:
+        """Takes up the run that the output folder's checkpoint holds."""
+        self.position = load_checkpoint(
+            self.settings.output / "checkpoint", self._arrays(), self._settings()
+        )
+        check_shapes(self.engine.adapter, self.manifest, "checkpoint")
+        self.optimizer.steps = self.position.step
+        self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.position.step)
+        self.progress.message(f"resumed at epoch {self.position.epoch + 1}, step {self.position.step}")
+
+    def _settings(self) -> dict:
+        images = len(self.data.samples)
+        return {**self.settings.of_the_result(), "model_digest": self.manifest.model_digest, "images": images}
+
+    def skipped_images(self) -> int:
+        return len(self.data.skipped) + (len(self.val_data.skipped) if self.val_data else 0)
+
+    def summarize(self) -> dict:
+        """Writes RUN/summary.json."""
+        self.metrics.close()
+        skipped = {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
+        position = self.position
+        summary = {
+            "steps": position.step,
+            "epochs": position.epoch,
+            "train_loss": self.train_loss,
+            "val_accuracy": self.val_result["accuracy"],
+            "best_accuracy": position.best_accuracy,
+            "seconds": round(position.elapsed_s, 3),
+            "seconds_per_step": round(position.elapsed_s / max(1, position.step), 4),
+            "peak_rss_bytes": peak_resident_bytes(),
+            "predicted_peak_bytes": self.plan.predicted_peak_bytes,
+            "budget_bytes": self.plan.budget_bytes,
+            "batch_size": self.settings.batch_size,
+            "micro_batch_size": self.plan.micro_batch_size,
+            "trainable_parameters": self.manifest.trainable_parameters,
+            "total_parameters": self.manifest.total_parameters,
+            "classes": self.data.classes,
+            "skipped_images": len(skipped),
+            "skipped": skipped,
+            "output": str(self.settings.output),
+        }
+        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+        write_bytes(self.settings.output / "summary.json", text.encode())
+        return summary
+
+
+def prepend(first, rest: Iterator) -> Iterator:
+    yield first
+    yield from rest
+
+
+@contextlib.contextmanager
+def stop_on_signals():
+    """Within the block SIGINT and SIGTERM only set a flag; yields the function that reads it."""
+    received = []
+    previous = {
+        number: signal.signal(number, lambda *_: received.append(1)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

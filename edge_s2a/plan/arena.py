@@ -1,0 +1,102 @@
+"""What the engine's arena does with a sequence of lifetimes.
+
+onnxruntime's BFC arena (core/framework/bfc_arena.cc), as the device configures it: one region, sizes
+rounded up to 256 bytes, best fit by (size, address), a free chunk always split, neighbours coalesced.
+Memory once touched stays resident, so the peak is the highest address that was ever in use.
+"""
+
+import bisect
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edge_s2a.plan.lifetimes import Lifetime
+
+ALIGNMENT = 256
+REGION_END = 1 << 62
+
+
+class Peak(NamedTuple):
+    """The peak of one run, and what was live when the arena grew to it."""
+
+    arena_bytes: int  # highest address in use
+    live_bytes: dict[str, int]  # by kind, at the moment of the most live bytes
+
+
+def round_up(size: int) -> int:
+    return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
+
+
+def simulate(lifetimes: list[Lifetime], batch: int) -> Peak:
+    """Replays the allocations of one run with `batch` images."""
+    free_by_size: list[tuple[int, int]] = [(REGION_END, 0)]  # (size, address), sorted
+    size_at = {0: REGION_END}  # free chunks by start
+    start_at_end = {REGION_END: 0}  # free chunks by end
+
+    def remove(address: int) -> int:
+        size = size_at.pop(address)
+        del start_at_end[address + size]
+        free_by_size.pop(bisect.bisect_left(free_by_size, (size, address)))
+        return size
+
+    def insert(address: int, size: int) -> None:
+        size_at[address] = size
+        start_at_end[address + size] = address
+        bisect.insort(free_by_size, (size, address))
+
+    used: dict[int, tuple[int, int]] = {}
+    expiring: dict[int, list[int]] = {}
+    live = {"workspace": 0, "saved": 0, "weight": 0}
+    peak_live: dict[str, int] = dict(live)
+    high = 0
+    clock = 0
+    for index, life in enumerate(lifetimes):
+        while clock < life.first:
+            for number in expiring.pop(clock, ()):
+                address, size = used.pop(number)
+                live[lifetimes[number].kind] -= size
+                if address + size in size_at:
+                    size += remove(address + size)
+                before = start_at_end.get(address)
+                if before is not None:
+                    size += remove(before)
+                    address = before
+                insert(address, size)
+            clock += 1
+        size = round_up(life.size(batch))
+        chunk_size, address = free_by_size[bisect.bisect_left(free_by_size, (size, 0))]
+        remove(address)
+        if chunk_size > size:
+            insert(address + size, chunk_size - size)
+        used[index] = (address, size)
+        expiring.setdefault(life.last, []).append(index)
+        high = max(high, address + size)
+        live[life.kind] += size
+        if sum(live.values()) > sum(peak_live.values()):
+            peak_live = dict(live)
+    return Peak(high, peak_live)
+
+
+def live_peak(lifetimes: list[Lifetime], batch: int) -> int:
+    """The most bytes live at any node: no allocator can do with less. Bounds `simulate` from below."""
+    events: dict[int, int] = {}
+    for life in lifetimes:
+        size = round_up(life.size(batch))
+        events[life.first] = events.get(life.first, 0) + size
+        events[life.last + 1] = events.get(life.last + 1, 0) - size
+    live = peak = 0
+    for node in sorted(events):
+        live += events[node]
+        peak = max(peak, live)
+    return peak
+
+
+def largest_batch(fits: Callable[[int], bool], limit: int) -> int:
+    """The largest batch in 1..limit for which `fits` holds, 0 if none; `fits` must be monotone."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

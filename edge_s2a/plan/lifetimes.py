@@ -1,0 +1,52 @@
+"""Lifetimes: which buffer exists from which node to which, as data of the artifact."""
+
+import json
+from typing import NamedTuple
+
+from edge_s2a.errors import UserError
+
+KINDS = ("workspace", "saved", "weight")
+
+
+class Lifetime(NamedTuple):
+    """One buffer of the engine's arena, in the order of allocation.
+
+    It is allocated before node `first` runs and freed after node `last` has run. Its size is
+    `bytes_per_image * batch + bytes_constant`. kind: "saved" crosses from forward to backward, "weight"
+    is a frozen weight in float32, "workspace" is everything else.
+    """
+
+    first: int
+    last: int
+    bytes_per_image: int
+    bytes_constant: int
+    kind: str
+
+    def size(self, batch: int) -> int:
+        return self.bytes_per_image * batch + self.bytes_constant
+
+
+def to_json(graphs: dict[str, list[Lifetime]]) -> bytes:
+    """graph name -> lifetimes, one row [first, last, bytes_per_image, bytes_constant, kind] a buffer."""
+    rows = {
+        name: [[*lifetime[:4], KINDS.index(lifetime.kind)] for lifetime in lifetimes]
+        for name, lifetimes in graphs.items()
+    }
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def from_json(text: bytes, where: str) -> dict[str, list[Lifetime]]:
+    """Inverse of `to_json`. Raises UserError unless every row is a possible lifetime."""
+    try:
+        graphs = {
+            name: [Lifetime(*row[:4], KINDS[row[4]]) for row in rows] for name, rows in json.loads(text).items()
+        }
+        for lifetimes in graphs.values():
+            previous = 0
+            for life in lifetimes:
+                if not previous <= life.first <= life.last or min(life[2:4]) < 0:
+                    raise ValueError(f"impossible lifetime {life}")
+                previous = life.first
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise UserError(f"{where} has a malformed memory plan ({error}); pack it anew") from error
+    return graphs
