@@ -232,7 +232,7 @@ def add_plan(verbs) -> None:
 
 def plan(options) -> int:
     from edge_s2a.device.memory import format_size, parse_size
-    from edge_s2a.device.runtime import plan_memory
+    from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
 
     memory = plan_memory(
         options.artifact, parse_size(options.memory_budget), options.batch_size, options.optimizer,
@@ -419,7 +419,7 @@ def add_quickstart(verbs) -> None:
 
 def quickstart(options) -> int:
     require_host()
-    from edge_s2a.host.quickstart import run_quickstart
+    from edge_s2a.quickstart import run_quickstart
 
     return run_quickstart(options.output, options.memory_budget, options.json)
 

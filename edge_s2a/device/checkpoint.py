@@ -23,6 +23,8 @@ class Position:
     loss_sum: float = 0.0  # of the current epoch, over readable images
     correct: int = 0
     count: int = 0
+    train_loss: float | None = None  # of the last whole epoch
+    val_accuracy: float | None = None
     best_accuracy: float = -1.0
     elapsed_s: float = 0.0
 

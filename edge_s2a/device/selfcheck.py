@@ -58,15 +58,17 @@ def check(path: Path, threads: int) -> dict:
             "report this with your onnxruntime version"
         ) from error
 
-    settings = dict(artifact.manifest.golden_optimizer)
+    settings = artifact.manifest.golden_optimizer
     before = {name: array.copy() for name, array in engine.adapter.items()}
-    AdamW(engine.adapter, settings["weight_decay"]).step(gradients, settings["lr"])
-
     try:
+        # AdamW divides each element by its own size, so it blows rounding of small gradients up: its
+        # arithmetic is checked on the host's gradients.
+        golden_gradients = {name: golden[gradient(name)] for name in engine.adapter}
+        AdamW(engine.adapter, settings["weight_decay"]).step(golden_gradients, settings["lr"])
         errors = {
             "loss": relative_error(np.array(loss), golden[LOSS]),
             "logits": max(relative_error(x, golden[LOGITS]) for x in (logits, inference_logits)),
-            "gradients": worst_error(gradients, {name: golden[gradient(name)] for name in gradients}),
+            "gradients": worst_error(gradients, golden_gradients),
             "update": worst_error(
                 {name: array - before[name] for name, array in engine.adapter.items()},
                 {name: golden[updated(name)] - before[name] for name in engine.adapter},

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -22,9 +23,11 @@ from edge_s2a.device.loader import stream
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS
-from edge_s2a.device.runtime import Runtime, load_for_training
+from edge_s2a.device.runtime import Runtime, load_for_training, plan_memory
 from edge_s2a.device.schedule import learning_rate
 from edge_s2a.errors import UserError
+
+__all__ = ["TrainSettings", "plan_memory", "train"]
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,11 @@ def train(settings: TrainSettings) -> dict:
         run.resume()
     with stop_on_signals() as stop_requested:
         while run.position.epoch < settings.epochs:
-            for images in run.effective_batches():
-                run.optimizer_step(images)
-                if stop_requested():
-                    run.save()
-                    raise KeyboardInterrupt
+            with contextlib.closing(run.images()) as images:
+                while run.optimizer_step(itertools.islice(images, settings.batch_size)):
+                    if stop_requested():
+                        run.save()
+                        raise KeyboardInterrupt
             run.finish_epoch()
     return run.summarize()
 
@@ -103,8 +106,6 @@ class Run:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.position = Position()
         self.started_s = time.monotonic()
-        self.val_result: dict = {"accuracy": None, "loss": None, "count": 0}
-        self.train_loss = None
         self.progress = Progress(self.total_steps, self.plan.budget_bytes)
         self.metrics = MetricsFile(settings.output / "metrics.jsonl", append=settings.resume)
         self.progress.message(
@@ -123,11 +124,11 @@ class Run:
 
     # -- the steps of an epoch -------------------------------------------------------------------------
 
-    def effective_batches(self) -> Iterator[list[tuple[int, np.ndarray]]]:
-        """The rest of the current epoch: an iterator of (label, pixels) for each effective batch."""
+    def images(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(label, pixels) of the images that remain of the current epoch, in this epoch's order."""
         settings, epoch = self.settings, self.position.epoch
-        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self.data.samples))
-        order = order[self.position.images :]
+        order = np.random.default_rng((settings.seed, epoch)).permutation(len(self.data.samples)).tolist()
+        place = {index: number for number, index in enumerate(order, 1)}
 
         def load(index: int) -> np.ndarray:
             return load_pixels(
@@ -135,22 +136,14 @@ class Run:
                 self.decode_limit_bytes,
             )  # fmt: skip
 
-        place = {int(index): number for number, index in enumerate(order, self.position.images + 1)}
-        with contextlib.closing(
-            stream(self.data, map(int, order), load, queue_capacity(self.plan.micro_batch_size))
-        ) as images:
-            while (first := next(images, None)) is not None:
-                yield self._take(first, images, place)
+        capacity = queue_capacity(self.plan.micro_batch_size)
+        with contextlib.closing(stream(self.data, order[self.position.images :], load, capacity)) as ready:
+            for index, pixels in ready:
+                self.position.images = place[index]
+                yield self.data.samples[index].label, pixels
 
-    def _take(self, first, images, place) -> Iterator[tuple[int, np.ndarray]]:
-        for count, (index, pixels) in enumerate(prepend(first, images), 1):
-            self.position.images = place[index]
-            yield self.data.samples[index].label, pixels
-            if count == self.settings.batch_size:
-                return
-
-    def optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> None:
-        """One update from one effective batch, in micro-batches of any size.
+    def optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> bool:
+        """One update from one effective batch, in micro-batches of any size; False if it has no images.
 
         Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a
         batch that ends early (the last of an epoch) is scaled to its true size afterwards.
@@ -166,6 +159,8 @@ class Run:
             loss += result.loss
             correct += int((result.logits.argmax(-1) == labels).sum())
             count += len(labels)
+        if not count:
+            return False
         scale = self.settings.batch_size / count
         if scale != 1:
             for gradient in self.gradients.values():
@@ -173,6 +168,7 @@ class Run:
         lr = self._learning_rate()
         self.optimizer.step(self.gradients, lr)
         self._record_step(loss * scale, correct, count, lr, time.monotonic() - start_s)
+        return True
 
     def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
         """Fills the micro-batch from `images` and returns the labels, none when they are used up."""
@@ -217,24 +213,24 @@ class Run:
         if not position.count:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.data.skipped.items())[:3])
             raise UserError(f"no image of {self.data.where} could be used ({reasons}); check the data")
-        self.train_loss = position.loss_sum / position.count
-        train_accuracy = position.correct / position.count
-        accuracy = train_accuracy
-        text = f"epoch {position.epoch + 1}/{self.settings.epochs}: loss {self.train_loss:.4f}, "
+        position.train_loss = position.loss_sum / position.count
+        train_accuracy = accuracy = position.correct / position.count
+        text = f"epoch {position.epoch + 1}/{self.settings.epochs}: loss {position.train_loss:.4f}, "
         text += f"accuracy {100 * train_accuracy:.1f} %"
+        val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
-            self.val_result = evaluate(
+            val = evaluate(
                 self.engine, self.val_data, self.manifest.preprocessing, self.batch, self.decode_limit_bytes
             )
-            if not self.val_result["count"]:
+            if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
-            accuracy = self.val_result["accuracy"]
-            text += f", val loss {self.val_result['loss']:.4f}, val accuracy {100 * accuracy:.1f} %"
+            position.val_accuracy = accuracy = val["accuracy"]
+            text += f", val loss {val['loss']:.4f}, val accuracy {100 * accuracy:.1f} %"
         self.progress.message(f"{text}, mem {format_size(resident_bytes())}")
         self.metrics.write(
-            kind="epoch", epoch=position.epoch + 1, train_loss=self.train_loss, train_accuracy=train_accuracy,
-            val_loss=self.val_result["loss"], val_accuracy=self.val_result["accuracy"],
-            skipped_images=self.skipped_images(), peak_rss_bytes=peak_resident_bytes(),
+            kind="epoch", epoch=position.epoch + 1, train_loss=position.train_loss,
+            train_accuracy=train_accuracy, val_loss=val["loss"], val_accuracy=val["accuracy"],
+            skipped_images=len(self.skipped()), peak_rss_bytes=peak_resident_bytes(),
         )  # fmt: skip
         if accuracy > position.best_accuracy:
             position.best_accuracy = accuracy
@@ -274,19 +270,19 @@ class Run:
         images = len(self.data.samples)
         return {**self.settings.of_the_result(), "model_digest": self.manifest.model_digest, "images": images}
 
-    def skipped_images(self) -> int:
-        return len(self.data.skipped) + (len(self.val_data.skipped) if self.val_data else 0)
+    def skipped(self) -> dict[str, str]:
+        """Images that could not be used, with the reason."""
+        return {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
 
     def summarize(self) -> dict:
         """Writes RUN/summary.json."""
         self.metrics.close()
-        skipped = {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
-        position = self.position
+        skipped, position = self.skipped(), self.position
         summary = {
             "steps": position.step,
             "epochs": position.epoch,
-            "train_loss": self.train_loss,
-            "val_accuracy": self.val_result["accuracy"],
+            "train_loss": position.train_loss,
+            "val_accuracy": position.val_accuracy,
             "best_accuracy": position.best_accuracy,
             "seconds": round(position.elapsed_s, 3),
             "seconds_per_step": round(position.elapsed_s / max(1, position.step), 4),
@@ -305,11 +301,6 @@ class Run:
         text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
         write_bytes(self.settings.output / "summary.json", text.encode())
         return summary
-
-
-def prepend(first, rest: Iterator) -> Iterator:
-    yield first
-    yield from rest
 
 
 @contextlib.contextmanager
