@@ -16,8 +16,8 @@ from edge_s2a.plan.lifetimes import Lifetime
 
 # Decoding one image of up to a million pixels: Pillow's image, its RGB copy, the resized one.
 DECODE_RESERVE_BYTES = 6 * MIB
-# Thread stacks, the engine's frames, growth of Python's heap during a run: measured 1 to 3 MiB.
-RUN_RESERVE_BYTES = 3 * MIB
+# Thread stacks, the engine's frames, growth of Python's heap during a run: measured 1 to 4 MiB.
+RUN_RESERVE_BYTES = 4 * MIB
 # What the engine puts into the arena beside the planned buffers: constants of the graphs.
 ARENA_SLACK_BYTES = MIB // 2
 
