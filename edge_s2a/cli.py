@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"edge-s2a {options.verb}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"edge-s2a {options.verb}: interrupted", file=sys.stderr)
+        hint = "; a checkpoint was written, --resume continues" if options.verb == "train" else ""
+        print(f"edge-s2a {options.verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0
@@ -193,10 +194,16 @@ def describe(options, path: Path) -> int:
             ("file", f"{path}, {artifact.file_bytes} bytes, format version {manifest.format_version}"),
             ("model", " ".join([manifest.model, *(f"{k}={v}" for k, v in manifest.model_kwargs.items())])),
             ("input", f"{height}x{width} RGB"),
-            ("classes", f"{manifest.num_classes}" + (f": {', '.join(manifest.labels)}" if manifest.labels else "")),
+            (
+                "classes",
+                f"{manifest.num_classes}" + (f": {', '.join(manifest.labels)}" if manifest.labels else ""),
+            ),
             ("adapter", f"{'+'.join(manifest.adapter)} and head"),
             ("trainable", f"{trainable} of {total} parameters ({100 * trainable / total:.2f} %)"),
-            ("frozen weights", f"{manifest.weight_format}, {artifact.member_bytes('weights.safetensors')} bytes"),
+            (
+                "frozen weights",
+                f"{manifest.weight_format}, {artifact.member_bytes('weights.safetensors')} bytes",
+            ),
             ("saved tensors", f"{manifest.saved_bits} bits, {manifest.saved_bytes_per_image} bytes an image"),
         ],
     )

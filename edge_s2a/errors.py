@@ -24,3 +24,9 @@ class CheckError(UserError):
     """A self-check failed: a checksum or the golden step. Ends the command with exit code 4."""
 
     exit_code = 4
+
+
+class ArenaExhausted(UserError):
+    """The engine refused an allocation beyond its arena: the plan was wrong. Exit code 3."""
+
+    exit_code = 3

@@ -33,10 +33,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 def digests(members: dict[str, bytes]) -> dict[str, dict]:
     """The manifest's `members` entry."""
-    return {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in members.items()
-    }
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()}
 
 
 def write_archive(path: Path, manifest: Manifest, members: dict[str, bytes]) -> None:

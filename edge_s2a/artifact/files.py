@@ -9,6 +9,15 @@ from edge_s2a.errors import UserError
 
 
 @contextlib.contextmanager
+def writing(path: Path):
+    """Turns any OSError inside the block into a UserError about writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another place") from error
+
+
+@contextlib.contextmanager
 def atomic_writer(path: Path):
     """Yields a binary file that takes the place of `path` when the block ends without an error.
 
@@ -16,17 +25,16 @@ def atomic_writer(path: Path):
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-        sync_folder(path.parent)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; free or choose another place") from error
+        with writing(path):
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+            temporary = None
+            sync_folder(path.parent)
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

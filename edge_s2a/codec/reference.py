@@ -65,10 +65,7 @@ def encode_groups(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.
     return pack(codes.reshape(rows, n), bits), scale, minimum
 
 
-
-def decode_groups(
-    packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bits: int, n: int
-) -> np.ndarray:
+def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bits: int, n: int) -> np.ndarray:
     """Inverse of `encode_groups`, up to half a step: float32 (rows, n)."""
     codes = unpack(packed, bits, n).reshape(len(packed), -1, group_size(n)).astype(np.float32)
     values = codes * scale.astype(np.float32)[..., None] + minimum.astype(np.float32)[..., None]

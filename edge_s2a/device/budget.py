@@ -11,15 +11,13 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.memory import MIB, format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError
-from edge_s2a.plan.arena import Peak, largest_batch, simulate
-from edge_s2a.plan.lifetimes import Lifetime
+from edge_s2a.plan.arena import arena_peak, largest_batch, smallest_region
+from edge_s2a.plan.lifetimes import GraphPlan
 
 # Decoding one image of up to a million pixels: Pillow's image, its RGB copy, the resized one.
 DECODE_RESERVE_BYTES = 6 * MIB
 # Thread stacks, the engine's frames, growth of Python's heap during a run: measured 1 to 4 MiB.
 RUN_RESERVE_BYTES = 4 * MIB
-# What the engine puts into the arena beside the planned buffers: constants of the graphs.
-ARENA_SLACK_BYTES = MIB // 2
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def measure(libraries_bytes: int) -> Measured:
 
 def make_plan(
     manifest: Manifest,
-    lifetimes: dict[str, list[Lifetime]],
+    graphs: dict[str, GraphPlan],
     weight_bytes: int,
     measured: Measured,
     budget_bytes: int,
@@ -72,41 +70,45 @@ def make_plan(
     optimizer: str,
 ) -> MemoryPlan:
     """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget."""
+    fixed = {
+        "interpreter and libraries": measured.libraries_bytes,
+        "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
+        "weights": weight_bytes,
+        "optimizer": optimizer_bytes(manifest, optimizer),
+        "reserve": RUN_RESERVE_BYTES,
+    }
 
-    def predict(batch: int) -> tuple[int, dict[str, int], int]:
-        peak = arena_peak(lifetimes, batch)
-        live = max(1, sum(peak.live_bytes.values()))
-        saved = peak.arena_bytes * peak.live_bytes["saved"] // live
-        parts = {
-            "interpreter and libraries": measured.libraries_bytes,
-            "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
-            "weights": weight_bytes,
-            "saved tensors": saved,
-            "workspace": peak.arena_bytes - saved,
-            "optimizer": optimizer_bytes(manifest, optimizer),
-            "data": data_bytes(manifest, batch),
-            "reserve": RUN_RESERVE_BYTES,
-        }
-        return max(sum(parts.values()), measured.peak_bytes), parts, peak.arena_bytes
+    def apart(batch: int) -> int:
+        """Bytes of everything but the arena."""
+        return sum(fixed.values()) + data_bytes(manifest, batch)
 
-    micro_batch = largest_batch(lambda batch: predict(batch)[0] <= budget_bytes, batch_size)
-    predicted, parts, arena_bytes = predict(max(1, micro_batch))
-    least = predict(1)[0]
+    def least(batch: int) -> int:
+        return max(apart(batch) + smallest_region(graphs, batch), measured.peak_bytes)
+
+    micro_batch = largest_batch(lambda batch: least(batch) <= budget_bytes, batch_size)
+    batch = max(1, micro_batch)
+    # The whole rest of the budget, unless best fit happens to fail with just that much.
+    limit_bytes = budget_bytes - apart(batch)
+    peak = arena_peak(graphs, batch, limit_bytes) if micro_batch else None
+    if peak is None:
+        limit_bytes = smallest_region(graphs, batch)
+        peak = arena_peak(graphs, batch, limit_bytes)
+    saved_bytes = peak.arena_bytes * peak.live_bytes["saved"] // max(1, sum(peak.live_bytes.values()))
     return MemoryPlan(
         budget_bytes,
         batch_size,
         micro_batch,
-        predicted,
+        max(apart(batch) + peak.arena_bytes, measured.peak_bytes),
         # One MiB more than needed: what is measured at start-up varies by some pages.
-        (-(-least // MIB) + 1) * MIB,
-        parts,
-        budget_bytes - (predicted - arena_bytes),
+        (-(-least(1) // MIB) + 1) * MIB,
+        {
+            **fixed,
+            "saved tensors": saved_bytes,
+            "workspace": peak.arena_bytes - saved_bytes,
+            "data": data_bytes(manifest, batch),
+        },
+        limit_bytes,
     )
-
-
-def arena_peak(lifetimes: dict[str, list[Lifetime]], batch: int) -> Peak:
-    """The peak of training and of validation at the same batch size, whichever is higher."""
-    return max((simulate(graph, batch) for graph in lifetimes.values()), key=lambda peak: peak.arena_bytes)
 
 
 def optimizer_bytes(manifest: Manifest, optimizer: str) -> int:

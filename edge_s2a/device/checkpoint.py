@@ -29,9 +29,7 @@ class Position:
     elapsed_s: float = 0.0
 
 
-def save_checkpoint(
-    folder: Path, position: Position, arrays: dict[str, dict[str, np.ndarray]], settings: dict
-) -> None:
+def save_checkpoint(folder: Path, position: Position, arrays: dict[str, dict[str, np.ndarray]], settings: dict) -> None:
     """arrays: group ("adapter", "best", "optimizer") -> tensors."""
     flat = {f"{group}/{name}": array for group, named in arrays.items() for name, array in named.items()}
     metadata = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
@@ -39,9 +37,7 @@ def save_checkpoint(
         tensors.write(file, flat, metadata)
 
 
-def load_checkpoint(
-    folder: Path, arrays: dict[str, dict[str, np.ndarray]], settings: dict
-) -> Position:
+def load_checkpoint(folder: Path, arrays: dict[str, dict[str, np.ndarray]], settings: dict) -> Position:
     """Copies the saved tensors into `arrays` and returns the position. Raises UserError if there is no
     checkpoint, if it is damaged, or if the run had other settings."""
     path = folder / FILE

@@ -18,7 +18,11 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def run_dataset(
-    engine: Engine, dataset: Dataset, preprocessing: Preprocessing, batch: np.ndarray, decode_limit_bytes: int = NO_LIMIT
+    engine: Engine,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    batch: np.ndarray,
+    decode_limit_bytes: int = NO_LIMIT,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """(indices, logits) for each micro-batch of the readable images of `dataset`, in order.
 
@@ -40,7 +44,11 @@ def run_dataset(
 
 
 def evaluate(
-    engine: Engine, dataset: Dataset, preprocessing: Preprocessing, batch: np.ndarray, decode_limit_bytes: int = NO_LIMIT
+    engine: Engine,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    batch: np.ndarray,
+    decode_limit_bytes: int = NO_LIMIT,
 ) -> dict:
     """{"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and
     mean cross-entropy without label smoothing. Both are None where no image could be read."""

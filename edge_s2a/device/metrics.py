@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from edge_s2a.artifact.files import writing
 from edge_s2a.device.memory import MIB
 
 BAR_WIDTH = 20
@@ -12,13 +13,16 @@ REDRAW_S = 0.2
 
 
 class MetricsFile:
-    """Appends one JSON object a line."""
+    """Writes one JSON object a line. Raises UserError where the disk does not take it."""
 
     def __init__(self, path: Path, append: bool):
-        self._file = open(path, "a" if append else "w", buffering=1, encoding="utf-8")
+        with writing(path):
+            self._file = open(path, "a" if append else "w", buffering=1, encoding="utf-8")
+        self._path = path
 
     def write(self, **values) -> None:
-        self._file.write(json.dumps(values) + "\n")
+        with writing(self._path):
+            self._file.write(json.dumps(values) + "\n")
 
     def close(self) -> None:
         self._file.close()

@@ -7,10 +7,10 @@ import numpy as np
 import psutil
 
 from edge_s2a.artifact.archive import PLAN, WEIGHTS, Artifact
-from edge_s2a.device.budget import ARENA_SLACK_BYTES, MemoryPlan, make_plan, measure
+from edge_s2a.device.budget import MemoryPlan, make_plan, measure
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
-from edge_s2a.plan.arena import simulate
+from edge_s2a.plan.arena import smallest_region
 from edge_s2a.plan.lifetimes import from_json
 
 EVAL_BATCH_SIZE = 8
@@ -63,8 +63,8 @@ def load_for_inference(path: Path, threads: int) -> tuple[Artifact, Engine, np.n
     """(artifact, engine with the inference graph alone, buffer for a batch of EVAL_BATCH_SIZE images)."""
     make_allocator_predictable()
     artifact = Artifact(path)
-    lifetimes = from_json(artifact.read(PLAN), str(path))
-    limit_arena(simulate(lifetimes["inference"], EVAL_BATCH_SIZE).arena_bytes + ARENA_SLACK_BYTES)
+    plans = from_json(artifact.read(PLAN), str(path))
+    limit_arena(smallest_region({"inference": plans["inference"]}, EVAL_BATCH_SIZE))
     height, width = artifact.manifest.preprocessing.image_size
     batch = np.empty((EVAL_BATCH_SIZE, 3, height, width), np.float32)
     return artifact, Engine(artifact, threads, training=False), batch

@@ -7,12 +7,12 @@ import numpy as np
 from edge_s2a.artifact.archive import GOLDEN, MEMBERS, PLAN, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.budget import ARENA_SLACK_BYTES, arena_peak
 from edge_s2a.device.data import normalize
 from edge_s2a.device.memory import format_size, make_allocator_predictable
 from edge_s2a.device.optimizer import AdamW
-from edge_s2a.device.session import ArenaExhausted, Engine, limit_arena
-from edge_s2a.errors import CheckError, UserError
+from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.errors import ArenaExhausted, CheckError, UserError
+from edge_s2a.plan.arena import smallest_region
 from edge_s2a.plan.lifetimes import from_json
 
 # Rounding differs between torch and the engine, and now and then tips a value into the next 4-bit code.
@@ -38,12 +38,12 @@ def check(path: Path, threads: int) -> dict:
     artifact = Artifact(path)
     for member in MEMBERS:
         artifact.verify(member)
-    lifetimes = from_json(artifact.read(PLAN), str(path))
+    plans = from_json(artifact.read(PLAN), str(path))
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
     images = golden[IMAGE]
     # No more than the plan promises: a run that needs more fails here, on the golden batch.
-    planned_bytes = arena_peak(lifetimes, len(images)).arena_bytes
-    limit_arena(planned_bytes + ARENA_SLACK_BYTES)
+    planned_bytes = smallest_region(plans, len(images))
+    limit_arena(planned_bytes)
     engine = Engine(artifact, threads)
 
     batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)

@@ -12,13 +12,9 @@ import onnxruntime
 from edge_s2a.artifact.archive import INFERENCE_GRAPH, TRAINING_GRAPH, WEIGHTS, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.errors import UserError
+from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
-
-
-class ArenaExhausted(Exception):
-    """The engine refused an allocation beyond the arena's size."""
 
 
 class StepResult(NamedTuple):
@@ -101,7 +97,9 @@ class Engine:
             session.run_with_iobinding(binding)
         except Exception as error:  # the engine's own exception types differ between its versions
             if "allocat" in str(error).lower() or "memory" in str(error).lower():
-                raise ArenaExhausted(str(error)) from error
+                raise ArenaExhausted(
+                    f"the engine needs more memory than was planned: {error}; give a larger --memory-budget"
+                ) from error
             raise
         return logits
 
@@ -119,9 +117,7 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors reach the user as exceptions
     try:
-        return onnxruntime.InferenceSession(
-            artifact.read(member), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(artifact.read(member), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UserError(
             f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "

@@ -66,7 +66,11 @@ def train(settings: TrainSettings) -> dict:
     """
     make_folder(settings.output / "checkpoint")
     runtime = load_for_training(
-        settings.artifact, settings.memory_budget_bytes, settings.batch_size, settings.optimizer, settings.threads
+        settings.artifact,
+        settings.memory_budget_bytes,
+        settings.batch_size,
+        settings.optimizer,
+        settings.threads,
     )
     run = Run(settings, runtime)
     if settings.resume:
@@ -219,9 +223,7 @@ class Run:
         text += f"accuracy {100 * train_accuracy:.1f} %"
         val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
-            val = evaluate(
-                self.engine, self.val_data, self.manifest.preprocessing, self.batch, self.decode_limit_bytes
-            )
+            val = evaluate(self.engine, self.val_data, self.manifest.preprocessing, self.batch, self.decode_limit_bytes)
             if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
             position.val_accuracy = accuracy = val["accuracy"]
@@ -258,9 +260,7 @@ class Run:
 
     def resume(self) -> None:
         """Takes up the run that the output folder's checkpoint holds."""
-        self.position = load_checkpoint(
-            self.settings.output / "checkpoint", self._arrays(), self._settings()
-        )
+        self.position = load_checkpoint(self.settings.output / "checkpoint", self._arrays(), self._settings())
         check_shapes(self.engine.adapter, self.manifest, "checkpoint")
         self.optimizer.steps = self.position.step
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.position.step)

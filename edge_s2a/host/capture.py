@@ -60,9 +60,7 @@ def capture_training(
     return _trace(model, step, adapter, [image_shape, (classes,)])
 
 
-def capture_inference(
-    model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]
-) -> Captured:
+def capture_inference(model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]) -> Captured:
     """Inputs of the graph: the adapter tensors, image. Output: logits (batch, classes)."""
     names = list(adapter)
 
@@ -78,9 +76,7 @@ def capture_inference(
 
 def _trace(model, function, adapter, batched_shapes) -> Captured:
     # duck_shape=False: a batch as large as some constant dimension must not be taken for it.
-    mode = FakeTensorMode(
-        allow_non_fake_inputs=True, shape_env=ShapeEnv(duck_shape=False), static_shapes=False
-    )
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(duck_shape=False), static_shapes=False)
 
     def fake(example: Tensor, dynamic: bool) -> Tensor:
         sizes = [DimDynamic.STATIC] * example.ndim
@@ -96,7 +92,5 @@ def _trace(model, function, adapter, batched_shapes) -> Captured:
     with mode:
         inputs += [torch.empty(inputs[-1].shape[0], *shape) for shape in others]
     traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-    constants = {
-        node.target: getattr(traced, node.target) for node in traced.graph.nodes if node.op == "get_attr"
-    }
+    constants = {node.target: getattr(traced, node.target) for node in traced.graph.nodes if node.op == "get_attr"}
     return Captured(traced.graph, constants)

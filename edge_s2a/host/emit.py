@@ -26,7 +26,7 @@ def to_onnx(graph: Graph) -> bytes:
         helper.make_graph(
             [
                 helper.make_node(
-                    node.operator, node.inputs, node.outputs, domain=node.domain,
+                    node.operator, node.inputs, node.outputs, name=node.outputs[0], domain=node.domain,
                     **{key: attribute(item) for key, item in node.attributes.items()},
                 )
                 for node in graph.nodes

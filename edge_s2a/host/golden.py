@@ -14,7 +14,12 @@ OPTIMIZER = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_
 
 
 def golden_step(
-    model: nn.Module, adapter: dict[str, Tensor], preprocessing: Preprocessing, classes: int, bits: int, seed: int
+    model: nn.Module,
+    adapter: dict[str, Tensor],
+    preprocessing: Preprocessing,
+    classes: int,
+    bits: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
     """Images, target, and torch's loss, logits, gradients, and adapter after one AdamW update."""
     rng = np.random.default_rng(seed)
@@ -47,7 +52,10 @@ def updated_adapter(adapter: dict[str, Tensor], gradients: dict[str, Tensor]) ->
     for name, copy in copies.items():
         copy.grad = gradients[name]
     groups = [
-        {"params": [copy for copy in copies.values() if copy.ndim > 1], "weight_decay": OPTIMIZER["weight_decay"]},
+        {
+            "params": [copy for copy in copies.values() if copy.ndim > 1],
+            "weight_decay": OPTIMIZER["weight_decay"],
+        },
         {"params": [copy for copy in copies.values() if copy.ndim <= 1], "weight_decay": 0.0},
     ]
     torch.optim.AdamW(

@@ -8,10 +8,17 @@ no later node reads. Arithmetic on two tensors never runs in place on the CPU.
 import math
 
 from edge_s2a.host.ir import Graph, Node
-from edge_s2a.plan.lifetimes import Lifetime
+from edge_s2a.plan.arena import round_up
+from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
 VIEWS = {"Reshape"}
 IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity"}
+
+
+def plan_graph(graph: Graph) -> GraphPlan:
+    """The graph's share of the engine's arena."""
+    constant_bytes = sum(round_up(array.nbytes) for array in graph.constants.values())
+    return GraphPlan(constant_bytes, lifetimes(graph))
 
 
 def lifetimes(graph: Graph) -> list[Lifetime]:
@@ -48,9 +55,7 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
             if buffer is not None:
                 remaining[buffer] -= 1
                 spans[buffer][1] = index
-    first_backward = next(
-        (index for index, node in enumerate(graph.nodes) if node.is_backward), len(graph.nodes)
-    )
+    first_backward = next((index for index, node in enumerate(graph.nodes) if node.is_backward), len(graph.nodes))
     return [
         Lifetime(
             first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),

@@ -86,7 +86,12 @@ class Lowering:
         self.types[name] = tensor_type(example)
 
     def emit(
-        self, op: str, inputs: list[str], result: TensorType | list[TensorType], domain: str = "", **attributes
+        self,
+        op: str,
+        inputs: list[str],
+        result: TensorType | list[TensorType],
+        domain: str = "",
+        **attributes,
     ) -> Any:
         """Appends a node; returns the name of its output, or the names if `result` is a list of types."""
         types = result if isinstance(result, list) else [result]
@@ -248,7 +253,9 @@ def elementwise(op: str) -> Callable:
 
 for _target, _op in {
     aten.mul.Tensor: "Mul",
+    aten.mul.Scalar: "Mul",
     aten.div.Tensor: "Div",
+    aten.div.Scalar: "Div",
     aten.neg.default: "Neg",
     aten.erf.default: "Erf",
     aten.exp.default: "Exp",
@@ -262,12 +269,12 @@ for _target, _op in {
     LOWERINGS[_target] = elementwise(_op)
 
 
-@lowers(aten.add.Tensor)
+@lowers(aten.add.Tensor, aten.add.Scalar)
 def _add(low, node, a, b, alpha=1):
     return elementwise("Add")(low, node, a, _scaled(low, node, b, alpha))
 
 
-@lowers(aten.sub.Tensor)
+@lowers(aten.sub.Tensor, aten.sub.Scalar)
 def _sub(low, node, a, b, alpha=1):
     return elementwise("Sub")(low, node, a, _scaled(low, node, b, alpha))
 
@@ -554,9 +561,7 @@ def _addmm(low, node, bias, a, b, beta=1, alpha=1):
 @lowers(aten.bmm.default)
 def _bmm(low, node, a, b):
     (a, trans_a), (b, trans_b) = _product_operand(low, a), _product_operand(low, b)
-    return low.emit(
-        "FusedMatMul", [a, b], result_type(node), "com.microsoft", transA=trans_a, transB=trans_b
-    )
+    return low.emit("FusedMatMul", [a, b], result_type(node), "com.microsoft", transA=trans_a, transB=trans_b)
 
 
 @lowers(aten.convolution.default)
@@ -571,7 +576,7 @@ def _convolution(low, node, x, weight, bias, stride, padding, dilation, transpos
 
 @lowers(aten.convolution_backward.default)
 def _convolution_backward(low, node, grad, _x, _weight, *_settings):
-    needs_input, needs_weight, needs_bias = node.args[-1]
+    needs_input, needs_weight, _needs_bias = node.args[-1]
     if needs_input or needs_weight:
         raise UserError("the gradient of a convolution's input or weight has no lowering to ONNX yet")
     axes = [0, *range(2, len(low.types[grad].shape))]

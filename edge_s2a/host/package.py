@@ -15,7 +15,7 @@ from edge_s2a.host.capture import Captured, capture_inference, capture_training
 from edge_s2a.host.emit import to_onnx
 from edge_s2a.host.golden import OPTIMIZER, golden_step
 from edge_s2a.host.ir import Graph
-from edge_s2a.host.liveness import lifetimes, saved_bytes_per_image
+from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
 from edge_s2a.host.lower import lower
 from edge_s2a.host.model import classifier_names, create_model, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
@@ -54,12 +54,10 @@ def package(
     names = list(adapter)
     gradients = [gradient(name) for name in names]
     graphs = {
-        "training": to_graph(
-            "training", training, model, frozen, [*names, IMAGE, TARGET], [LOSS, LOGITS, *gradients]
-        ),
+        "training": to_graph("training", training, model, frozen, [*names, IMAGE, TARGET], [LOSS, LOGITS, *gradients]),
         "inference": to_graph("inference", inference, model, frozen, [*names, IMAGE], [LOGITS]),
     }
-    lives = {name: lifetimes(graph) for name, graph in graphs.items()}
+    plans = {name: plan_graph(graph) for name, graph in graphs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, preprocessing, num_classes, saved_bits, seed)
 
@@ -69,7 +67,7 @@ def package(
         archive.WEIGHTS: tensors.encode(frozen.arrays),
         archive.ADAPTER: tensors.encode(initial),
         archive.GOLDEN: tensors.encode(golden),
-        archive.PLAN: to_json(lives),
+        archive.PLAN: to_json(plans),
     }
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -84,7 +82,7 @@ def package(
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=weight_format,
         saved_bits=saved_bits,
-        saved_bytes_per_image=saved_bytes_per_image(lives["training"]),
+        saved_bytes_per_image=saved_bytes_per_image(plans["training"].lifetimes),
         golden_optimizer=OPTIMIZER,
         members=archive.digests(members),
     )
@@ -103,7 +101,12 @@ def select_adapter(model: nn.Module) -> dict[str, Tensor]:
 
 
 def to_graph(
-    name: str, captured: Captured, model: nn.Module, frozen: FrozenWeights, inputs: list[str], outputs: list[str]
+    name: str,
+    captured: Captured,
+    model: nn.Module,
+    frozen: FrozenWeights,
+    inputs: list[str],
+    outputs: list[str],
 ) -> Graph:
     """Lowers a captured computation and runs the passes over it."""
     tensors_of_model = [*model.named_parameters(), *model.named_buffers()]

@@ -2,17 +2,21 @@
 
 onnxruntime's BFC arena (core/framework/bfc_arena.cc), as the device configures it: one region, sizes
 rounded up to 256 bytes, best fit by (size, address), a free chunk always split, neighbours coalesced.
-Memory once touched stays resident, so the peak is the highest address that was ever in use.
+Memory once touched stays resident, so the peak is the highest address that was ever in use. Best fit
+takes the region's tail where that is smaller than a hole, so what fits depends on the region's size, and
+not always monotonically: the simulation is told the size that the engine will be given.
 """
 
 import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edge_s2a.plan.lifetimes import Lifetime
+from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
 ALIGNMENT = 256
-REGION_END = 1 << 62
+UNBOUNDED = 1 << 62
+# How much more region to try where best fit fails in the least one.
+REGION_GROWTH = 1.005
 
 
 class Peak(NamedTuple):
@@ -26,11 +30,12 @@ def round_up(size: int) -> int:
     return max(ALIGNMENT, -(-size // ALIGNMENT) * ALIGNMENT)
 
 
-def simulate(lifetimes: list[Lifetime], batch: int) -> Peak:
-    """Replays the allocations of one run with `batch` images."""
-    free_by_size: list[tuple[int, int]] = [(REGION_END, 0)]  # (size, address), sorted
-    size_at = {0: REGION_END}  # free chunks by start
-    start_at_end = {REGION_END: 0}  # free chunks by end
+def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDED) -> Peak | None:
+    """Replays the allocations of one run with `batch` images; None if one of them does not fit."""
+    region_bytes -= region_bytes % ALIGNMENT
+    free_by_size: list[tuple[int, int]] = [(region_bytes, 0)]  # (size, address), sorted
+    size_at = {0: region_bytes}  # free chunks by start
+    start_at_end = {region_bytes: 0}  # free chunks by end
 
     def remove(address: int) -> int:
         size = size_at.pop(address)
@@ -63,7 +68,10 @@ def simulate(lifetimes: list[Lifetime], batch: int) -> Peak:
                 insert(address, size)
             clock += 1
         size = round_up(life.size(batch))
-        chunk_size, address = free_by_size[bisect.bisect_left(free_by_size, (size, 0))]
+        place = bisect.bisect_left(free_by_size, (size, 0))
+        if place == len(free_by_size):
+            return None
+        chunk_size, address = free_by_size[place]
         remove(address)
         if chunk_size > size:
             insert(address + size, chunk_size - size)
@@ -74,6 +82,24 @@ def simulate(lifetimes: list[Lifetime], batch: int) -> Peak:
         if sum(live.values()) > sum(peak_live.values()):
             peak_live = dict(live)
     return Peak(high, peak_live)
+
+
+def arena_peak(graphs: dict[str, GraphPlan], batch: int, region_bytes: int = UNBOUNDED) -> Peak | None:
+    """The peak of whichever graph needs most, with the constants of all; None if one does not fit."""
+    constant_bytes = sum(graph.constant_bytes for graph in graphs.values())
+    peaks = [simulate(graph.lifetimes, batch, region_bytes - constant_bytes) for graph in graphs.values()]
+    if None in peaks:
+        return None
+    highest = max(peaks, key=lambda peak: peak.arena_bytes)
+    return highest._replace(arena_bytes=highest.arena_bytes + constant_bytes)
+
+
+def smallest_region(graphs: dict[str, GraphPlan], batch: int) -> int:
+    """The bytes of the smallest region found in which every graph runs with `batch` images."""
+    region_bytes = arena_peak(graphs, batch).arena_bytes
+    while arena_peak(graphs, batch, region_bytes) is None:
+        region_bytes = round_up(int(region_bytes * REGION_GROWTH))
+    return region_bytes
 
 
 def live_peak(lifetimes: list[Lifetime], batch: int) -> int:

@@ -26,24 +26,36 @@ class Lifetime(NamedTuple):
         return self.bytes_per_image * batch + self.bytes_constant
 
 
-def to_json(graphs: dict[str, list[Lifetime]]) -> bytes:
-    """graph name -> lifetimes, one row [first, last, bytes_per_image, bytes_constant, kind] a buffer."""
-    rows = {
-        name: [[*lifetime[:4], KINDS.index(lifetime.kind)] for lifetime in lifetimes]
-        for name, lifetimes in graphs.items()
+class GraphPlan(NamedTuple):
+    """What one graph puts into the arena: constants for as long as it is loaded, buffers while it runs."""
+
+    constant_bytes: int
+    lifetimes: list[Lifetime]
+
+
+def to_json(graphs: dict[str, GraphPlan]) -> bytes:
+    """graph name -> {"constant_bytes", "lifetimes"}, a lifetime being one row [first, last,
+    bytes_per_image, bytes_constant, index of its kind in KINDS]."""
+    document = {
+        name: {
+            "constant_bytes": graph.constant_bytes,
+            "lifetimes": [[*lifetime[:4], KINDS.index(lifetime.kind)] for lifetime in graph.lifetimes],
+        }
+        for name, graph in graphs.items()
     }
-    return json.dumps(rows, separators=(",", ":")).encode()
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
-def from_json(text: bytes, where: str) -> dict[str, list[Lifetime]]:
+def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
     """Inverse of `to_json`. Raises UserError unless every row is a possible lifetime."""
     try:
         graphs = {
-            name: [Lifetime(*row[:4], KINDS[row[4]]) for row in rows] for name, rows in json.loads(text).items()
+            name: GraphPlan(entry["constant_bytes"], [Lifetime(*row[:4], KINDS[row[4]]) for row in entry["lifetimes"]])
+            for name, entry in json.loads(text).items()
         }
-        for lifetimes in graphs.values():
+        for graph in graphs.values():
             previous = 0
-            for life in lifetimes:
+            for life in graph.lifetimes:
                 if not previous <= life.first <= life.last or min(life[2:4]) < 0:
                     raise ValueError(f"impossible lifetime {life}")
                 previous = life.first

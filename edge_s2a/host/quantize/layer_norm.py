@@ -19,9 +19,7 @@ class Normalize(torch.autograd.Function):
     def forward(ctx, x: Tensor, shape: list[int], eps: float, bits: int) -> Tensor:
         ctx.bits, ctx.n = bits, math.prod(shape)
         y, _, reciprocal_deviation = torch.ops.aten.native_layer_norm(x, shape, None, None, eps)
-        ctx.save_for_backward(
-            reciprocal_deviation.reshape(-1, 1), *encode_groups(y.reshape(-1, ctx.n), bits)
-        )
+        ctx.save_for_backward(reciprocal_deviation.reshape(-1, 1), *encode_groups(y.reshape(-1, ctx.n), bits))
         return y
 
     @staticmethod

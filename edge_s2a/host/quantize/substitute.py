@@ -35,9 +35,7 @@ def _layer_norm(bits, x, normalized_shape, weight=None, bias=None, eps=1e-5):
     return layer_norm(x, normalized_shape, weight, bias, eps, bits)
 
 
-def _attention(
-    bits, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
-):
+def _attention(bits, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     if dropout_p or is_causal or enable_gqa:
         raise UserError(
             "attention with dropout, a causal mask or grouped queries cannot be packed; "

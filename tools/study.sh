@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# The studies on real weights and images, which lie beside the project in ../shared (see README).
+source "$(dirname "$0")/setup.sh" host,test
+exec .venv/bin/pytest -m study -s "$@"
