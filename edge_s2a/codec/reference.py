@@ -12,10 +12,11 @@ GROUP_SIZE = 32
 # A constant group has scale zero; its codes are zero whatever the divisor, as long as it is not zero.
 SMALLEST_SCALE = np.float32(2.0**-24)
 
-# bits -> (zero, step): code c stands for the derivative (c - zero) * step. GELU's derivative lies in
-# [-0.129, 1.129]. At 4 bits both of its limits, 0 and 1, are levels, because most inputs sit near a limit;
-# the overshoot above 1.083 is clipped to the last level, which costs no more than half a step.
-GELU_LEVELS = {2: (0, 0.5), 4: (2, 1 / 12), 8: (26, 1 / 200)}
+# bits -> (zero, step): code c stands for the derivative (c - zero) * step. The derivative of GELU lies in
+# [-0.129, 1.129], that of SiLU in [-0.100, 1.100]. At 4 bits both of their limits, 0 and 1, are levels,
+# because most inputs sit near a limit; the overshoot above 1.083 is clipped to the last level, which costs
+# little more than half a step.
+GATE_LEVELS = {2: (0, 0.5), 4: (2, 1 / 12), 8: (26, 1 / 200)}
 
 
 def group_size(n: int) -> int:

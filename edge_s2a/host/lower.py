@@ -200,8 +200,8 @@ class Lowering:
         function = LOWERINGS.get(node.target)
         if function is None:
             raise UserError(
-                f"operator {node.target} of this model has no lowering to ONNX yet; "
-                f"it is called at: {(node.meta.get('stack_trace') or 'unknown place').strip()[-300:]}"
+                f"the model uses {node.target}, which has no lowering to ONNX yet; pack a plain vision "
+                "transformer (hybrids with a convolutional stem are not supported)"
             )
         arguments = fx.map_arg(node.args, lambda argument: self.values.get(argument))
         self.values[node] = function(self, node, *arguments, **node.kwargs)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import GELU_LEVELS
+from edge_s2a.codec.reference import GATE_LEVELS
 from edge_s2a.host.quantize.codes import decode_levels, encode_levels
 
 
@@ -30,10 +30,10 @@ class Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, approximate: str, bits: int) -> Tensor:
         ctx.bits, ctx.n = bits, x.shape[-1]
-        ctx.save_for_backward(encode_levels(derivative(x, approximate), bits, GELU_LEVELS))
+        ctx.save_for_backward(encode_levels(derivative(x, approximate), bits, GATE_LEVELS))
         return torch.ops.aten.gelu(x, approximate=approximate)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (saved,) = ctx.saved_tensors
-        return grad * decode_levels(saved, ctx.bits, ctx.n, GELU_LEVELS), None, None
+        return grad * decode_levels(saved, ctx.bits, ctx.n, GATE_LEVELS), None, None

@@ -10,10 +10,12 @@ from edge_s2a.errors import UserError
 from edge_s2a.host.quantize.attention import scaled_dot_product_attention
 from edge_s2a.host.quantize.gelu import Gelu
 from edge_s2a.host.quantize.layer_norm import layer_norm
+from edge_s2a.host.quantize.rms_norm import rms_norm
+from edge_s2a.host.quantize.silu import Silu
 
 
 class SavedBits(TorchFunctionMode):
-    """Within this context GELU, LayerNorm and attention keep `bits`-bit codes for backward."""
+    """Within this context GELU, SiLU, LayerNorm, RMSNorm and attention keep `bits`-bit codes for backward."""
 
     def __init__(self, bits: int):
         super().__init__()
@@ -35,6 +37,14 @@ def _layer_norm(bits, x, normalized_shape, weight=None, bias=None, eps=1e-5):
     return layer_norm(x, normalized_shape, weight, bias, eps, bits)
 
 
+def _rms_norm(bits, x, normalized_shape, weight=None, eps=None):
+    return rms_norm(x, normalized_shape, weight, eps, bits)
+
+
+def _silu(bits, x, inplace=False):
+    return Silu.apply(x, bits)
+
+
 def _attention(bits, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     if dropout_p or is_causal or enable_gqa:
         raise UserError(
@@ -46,6 +56,8 @@ def _attention(bits, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, sc
 
 REPLACEMENTS = {
     functional.gelu: _gelu,
+    functional.silu: _silu,
     functional.layer_norm: _layer_norm,
+    functional.rms_norm: _rms_norm,
     functional.scaled_dot_product_attention: _attention,
 }

@@ -1,0 +1,120 @@
+"""Shared fixtures: small packed models, image folders, and the command line as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROJECT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
+SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+CLASSES = ["blue", "green", "red"]
+
+
+@dataclass
+class Finished:
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.stdout)
+
+
+def run_command(*arguments, python=sys.executable, cwd=PROJECT, timeout=300, **options) -> Finished:
+    """`edge-s2a ARGUMENTS` in a process of its own."""
+    done = subprocess.run(
+        [str(python), "-m", "edge_s2a", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def run_measured(*arguments, python=sys.executable, cwd=PROJECT, timeout=300) -> tuple[Finished, int]:
+    """The same, and its peak resident memory in bytes, read from outside: the kernel's account of the
+    process (`ru_maxrss`, the VmHWM of its whole life) as its parent, a small launcher, gets it."""
+    command = [str(python), "-m", "edge_s2a", *map(str, arguments)]
+    launcher = [sys.executable, "-S", "-E", str(Path(__file__).parent / "launcher.py"), *command]
+    done = subprocess.run(launcher, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
+    *lines, last = done.stderr.splitlines()
+    return Finished(done.returncode, done.stdout, "\n".join(lines)), int(last)
+
+
+def assert_refused(finished: Finished, exit_code: int, *parts: str) -> None:
+    """One message that names `parts`, nothing else: no traceback, nothing on standard output."""
+    assert finished.returncode == exit_code, finished.stderr
+    assert finished.stdout == ""
+    assert "Traceback" not in finished.stderr
+    message = finished.stderr.strip().splitlines()[-1]
+    assert message.startswith("edge-s2a")
+    for part in parts:
+        assert str(part) in message
+
+
+def write_images(folder: Path, per_class: int, seed: int, size: int = 40) -> Path:
+    """FOLDER/<colour>/<n>.png: noise tinted in the colour of its class, so that a model can learn it."""
+    rng = np.random.default_rng(seed)
+    for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            pixels = rng.integers(0, 120, (size, size, 3), np.uint8)
+            pixels[:, :, channel] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number:03d}.png")
+    return folder
+
+
+def pack(path: Path, **options) -> Path:
+    from edge_s2a.host.package import package
+
+    settings = {"model_kwargs": SMALL_VIT, "labels": CLASSES, "num_classes": 3, **options}
+    package(settings.pop("model_name", "vit_tiny_patch16_224"), path, **settings)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_artifact(tmp_path_factory) -> Path:
+    """A two-block ViT for 32x32 images and three classes, with the default options."""
+    return pack(tmp_path_factory.mktemp("small") / "small.s2a")
+
+
+@pytest.fixture(scope="session")
+def deit_artifact(tmp_path_factory) -> Path:
+    """DeiT-Tiny at 224 px with random weights, five classes: memory as in real use."""
+    path = tmp_path_factory.mktemp("deit") / "deit.s2a"
+    return pack(path, model_name="deit_tiny_patch16_224", model_kwargs={}, labels=None, num_classes=5)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """{train,val}/<class>/*.png with 14 and 4 images a class."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder / "train", 14, seed=0)
+    write_images(folder / "val", 4, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory) -> Path:
+    """Five classes of eight 300x260 JPEGs, the size of small photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for label in range(5):
+        (folder / str(label)).mkdir()
+        for number in range(8):
+            coarse = rng.integers(0, 256, (13, 15, 3), np.uint8)
+            Image.fromarray(coarse).resize((300, 260)).save(folder / str(label) / f"{number}.jpg")
+    return folder

@@ -1,0 +1,117 @@
+"""The host's torch codes and the numpy reference are the same format, whose error is what it must be."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_s2a.codec import reference
+from edge_s2a.host.quantize import codes
+
+BITS = (2, 4, 8)
+shapes = st.tuples(st.integers(1, 6), st.integers(1, 130))
+
+
+def random_rows(shape, seed, scale=1.0):
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def test_nibble_order_is_halves_low_first():
+    packed = reference.pack(np.array([[1, 2, 3, 4]], np.uint8), 4)
+    assert packed.tolist() == [[1 | 3 << 4, 2 | 4 << 4]]
+
+
+def test_crumb_order_is_quarters_low_first():
+    packed = reference.pack(np.array([[0, 1, 2, 3]], np.uint8), 2)
+    assert packed.tolist() == [[0 | 1 << 2 | 2 << 4 | 3 << 6]]
+
+
+@pytest.mark.parametrize("bits", BITS)
+@given(shape=shapes, seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_packing_is_lossless_and_as_small_as_promised(bits, shape, seed):
+    values = np.random.default_rng(seed).integers(0, 2**bits, shape, np.uint8)
+    packed = reference.pack(values, bits)
+    whole_bytes = shape[1] % (8 // bits) == 0
+    assert packed.nbytes == values.size * bits // 8 if whole_bytes else values.size
+    np.testing.assert_array_equal(reference.unpack(packed, bits, shape[1]), values)
+    np.testing.assert_array_equal(codes.pack(torch.from_numpy(values), bits).numpy(), packed)
+    np.testing.assert_array_equal(codes.unpack(torch.from_numpy(packed), bits, shape[1]).numpy(), values)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@given(shape=shapes, seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-3, 1.0, 50.0]))
+@settings(max_examples=60, deadline=None)
+def test_group_codes_of_host_equal_the_reference(bits, shape, seed, scale):
+    x = random_rows(shape, seed, scale)
+    packed, group_scale, minimum = reference.encode_groups(x, bits)
+    saved = codes.encode_groups(torch.from_numpy(x), bits)
+    np.testing.assert_array_equal(saved.scale.squeeze(-1).numpy(), group_scale)
+    np.testing.assert_array_equal(saved.minimum.squeeze(-1).numpy(), minimum)
+    # A product that lies on a rounding boundary may fall either way: at most one code apart, and rarely.
+    difference = np.abs(
+        reference.unpack(saved.packed.numpy(), bits, shape[1]).astype(int)
+        - reference.unpack(packed, bits, shape[1])
+    )
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.01
+    decoded = codes.decode_groups(saved, bits, shape[1]).numpy()
+    expected = reference.decode_groups(saved.packed.numpy(), group_scale, minimum, bits, shape[1])
+    np.testing.assert_allclose(decoded, expected, rtol=1e-6, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@given(shape=shapes, seed=st.integers(0, 2**32 - 1), offset=st.sampled_from([0.0, 3.0]))
+@settings(max_examples=60, deadline=None)
+def test_group_codes_err_by_half_a_step_and_the_rounding_of_float16(bits, shape, seed, offset):
+    x = random_rows(shape, seed) + np.float32(offset)
+    packed, scale, minimum = reference.encode_groups(x, bits)
+    decoded = reference.decode_groups(packed, scale, minimum, bits, shape[1])
+    size = reference.group_size(shape[1])
+    step = np.repeat(scale.astype(np.float32), size, axis=1)
+    # float16 keeps 11 bits: minimum and range are off by at most 2^-11 of themselves.
+    rounding = (np.abs(x).max() * 2 + np.ptp(x)) * 2.0**-11
+    assert (np.abs(decoded - x) <= step / 2 + rounding + 1e-6).all()
+
+
+def test_a_constant_group_is_exact():
+    x = np.full((2, 32), 0.5, np.float32)
+    np.testing.assert_array_equal(reference.decode_groups(*reference.encode_groups(x, 4), 4, 32), x)
+
+
+def test_group_size_divides_and_is_at_most_32():
+    for n in range(1, 400):
+        size = reference.group_size(n)
+        assert n % size == 0
+        assert size <= 32
+    assert reference.group_size(768) == 32
+    assert reference.group_size(48) == 24
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_level_codes_cover_the_derivatives(bits):
+    zero, step = reference.GATE_LEVELS[bits]
+    # All values that GELU's and SiLU's derivatives take, and the width of one step beyond full accuracy.
+    x = np.linspace(-0.129, 1.129, 1002, dtype=np.float32)[None]
+    packed = reference.encode_levels(x, bits, zero, step)
+    decoded = reference.decode_levels(packed, bits, x.shape[1], zero, step)
+    assert np.abs(decoded - x).max() <= step * (0.56 if bits > 2 else 0.5) + 1e-6
+    saved = codes.encode_levels(torch.from_numpy(x), bits, reference.GATE_LEVELS)
+    np.testing.assert_allclose(
+        codes.decode_levels(saved, bits, x.shape[1], reference.GATE_LEVELS).numpy(), decoded, atol=step + 1e-6
+    )
+
+
+def test_limits_of_the_derivative_are_exact_at_4_bits():
+    zero, step = reference.GATE_LEVELS[4]
+    x = np.array([[0.0, 1.0]], np.float32)
+    decoded = reference.decode_levels(reference.encode_levels(x, 4, zero, step), 4, 2, zero, step)
+    np.testing.assert_allclose(decoded, x, atol=1e-7)
+
+
+def test_32_bits_keep_the_float_itself():
+    x = torch.randn(3, 8)
+    assert codes.encode_groups(x, 32)[0] is x
+    assert codes.decode_groups((x,), 32, 8) is x
+    assert codes.decode_levels(codes.encode_levels(x, 32, {}), 32, 8, {}) is x
