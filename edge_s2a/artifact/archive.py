@@ -25,10 +25,12 @@ PLAN = "plan.json"
 MEMBERS = (TRAINING_GRAPH, INFERENCE_GRAPH, WEIGHTS, ADAPTER, GOLDEN, PLAN)
 
 ALIGNMENT = 4096
-PADDING_FIELD = 0xD935  # the extra field that Android's zipalign pads with
+PADDING_FIELD = 0xD935  # an extra field that readers skip, as Android's tools use for alignment
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the same bytes
 MAX_MANIFEST_BYTES = 16 << 20
+# Python's zipfile adds a ZIP64 field to larger members, which would move their data off the page.
+MAX_MEMBER_BYTES = int(zipfile.ZIP64_LIMIT / 1.05)
 
 
 def digests(members: dict[str, bytes]) -> dict[str, dict]:
@@ -37,7 +39,12 @@ def digests(members: dict[str, bytes]) -> dict[str, dict]:
 
 
 def write_archive(path: Path, manifest: Manifest, members: dict[str, bytes]) -> None:
-    """Writes the artifact at `path`, wholly or not at all."""
+    """Writes the artifact at `path`, wholly or not at all. Raises UserError for a member of over 1.9 GiB."""
+    for name, data in members.items():
+        if len(data) > MAX_MEMBER_BYTES:
+            raise UserError(
+                f"{name} takes {len(data)} bytes, more than a .s2a member can; pack with --weight-format int8"
+            )
     with atomic_writer(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {MANIFEST: manifest.to_json(), **members}.items():
             entry = zipfile.ZipInfo(name, EPOCH)
@@ -66,7 +73,7 @@ class Artifact:
                 text = archive.read(MANIFEST)
         except OSError as error:
             raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, EOFError) as error:
+        except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error, EOFError) as error:
             raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
         self.manifest = parse_manifest(text, str(path))
         if set(self.manifest.members) != set(MEMBERS):

@@ -10,6 +10,19 @@ from typing import Any
 from edge_s2a.errors import UserError
 
 FORMAT_VERSION = 1
+# What JSON must hold for a field of this type; the contents of lists and objects are checked where used.
+JSON_TYPES = {
+    int: int,
+    str: str,
+    list[str]: list,
+    list[str] | None: (list, type(None)),
+    dict[str, Any]: dict,
+    dict[str, list[int]]: dict,
+    dict[str, float]: dict,
+    dict[str, dict[str, Any]]: dict,
+    tuple[int, int]: list,
+    tuple[float, float, float]: list,
+}
 
 
 @dataclass(frozen=True)
@@ -74,8 +87,15 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         )
     try:
         fields["preprocessing"] = Preprocessing(**_checked(Preprocessing, fields["preprocessing"]))
-        return Manifest(**_checked(Manifest, fields))
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = Manifest(**_checked(Manifest, fields))
+        if manifest.labels is not None and len(manifest.labels) != manifest.num_classes:
+            raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+        if not all(isinstance(entry["sha256"], str) for entry in manifest.members.values()):
+            raise ValueError("digests that are not text")
+        if manifest.trainable_parameters < 1 or not isinstance(manifest.golden_optimizer["lr"], float):
+            raise ValueError("impossible numbers")
+        return manifest
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error
 
 
@@ -83,4 +103,8 @@ def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
     expected = {field.name for field in dataclasses.fields(kind)}
     if set(fields) != expected:
         raise ValueError(f"fields {sorted(set(fields) ^ expected)} missing or unknown")
+    for name, value in fields.items():
+        allowed = JSON_TYPES.get(kind.__annotations__[name], object)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}")
     return fields

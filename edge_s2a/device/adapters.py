@@ -36,9 +36,12 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
             "give the artifact it was trained with"
         )
     check_shapes(loaded, manifest, f"adapter {path}")
-    classes = json.loads(metadata["classes"])
-    if len(classes) != manifest.num_classes:
-        raise UserError(f"adapter {path} names {len(classes)} classes, the artifact has {manifest.num_classes}")
+    try:
+        classes = json.loads(metadata["classes"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"adapter {path} does not name its classes ({error}); use another adapter") from error
+    if not isinstance(classes, list) or len(classes) != manifest.num_classes:
+        raise UserError(f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}")
     return loaded, classes
 
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
-from edge_s2a.artifact.archive import INFERENCE_GRAPH, TRAINING_GRAPH, WEIGHTS, Artifact
+from edge_s2a.artifact.archive import ADAPTER, INFERENCE_GRAPH, TRAINING_GRAPH, WEIGHTS, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
+from edge_s2a.device.adapters import check_shapes
 from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
@@ -52,7 +53,8 @@ class Engine:
         weights, _ = decode(artifact.map(WEIGHTS), f"{WEIGHTS} of {artifact.path}")
         self.weight_bytes = sum(array.nbytes for array in weights.values())
         self._weights = {name: _share(array) for name, array in weights.items()}
-        initial, _ = decode(artifact.read("adapter.safetensors"), f"adapter of {artifact.path}")
+        initial, _ = decode(artifact.read(ADAPTER), f"{ADAPTER} of {artifact.path}")
+        check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
         self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
         self._adapter = {name: _share(array) for name, array in self.adapter.items()}

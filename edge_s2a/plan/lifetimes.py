@@ -53,7 +53,11 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
             name: GraphPlan(entry["constant_bytes"], [Lifetime(*row[:4], KINDS[row[4]]) for row in entry["lifetimes"]])
             for name, entry in json.loads(text).items()
         }
+        if set(graphs) != {"training", "inference"}:
+            raise ValueError(f"graphs {sorted(graphs)}")
         for graph in graphs.values():
+            if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0 or not graph.lifetimes:
+                raise ValueError(f"{graph.constant_bytes} bytes of constants, {len(graph.lifetimes)} buffers")
             previous = 0
             for life in graph.lifetimes:
                 if not previous <= life.first <= life.last or min(life[2:4]) < 0:

@@ -51,8 +51,7 @@ def test_group_codes_of_host_equal_the_reference(bits, shape, seed, scale):
     np.testing.assert_array_equal(saved.minimum.squeeze(-1).numpy(), minimum)
     # A product that lies on a rounding boundary may fall either way: at most one code apart, and rarely.
     difference = np.abs(
-        reference.unpack(saved.packed.numpy(), bits, shape[1]).astype(int)
-        - reference.unpack(packed, bits, shape[1])
+        reference.unpack(saved.packed.numpy(), bits, shape[1]).astype(int) - reference.unpack(packed, bits, shape[1])
     )
     assert difference.max() <= 1
     assert difference.mean() <= 0.01

@@ -8,8 +8,9 @@ from edge_s2a.host.quantize.substitute import SavedBits
 
 # float32 arithmetic in another order than torch's own kernels.
 EXACT = {"rtol": 2e-5, "atol": 2e-6}
-# Relative error (Euclidean) of the input gradient: half a 4-bit step of values spread over the range.
-BOUND_4_BITS = 0.06
+# Relative error (Euclidean) of the input gradient. Half a step of 15 over the range of random values is
+# 0.02 to 0.05 of their norm; attention passes it through an exponential.
+BOUND_4_BITS = 0.15
 
 
 def gelu(x):
