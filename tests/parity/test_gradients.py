@@ -1,0 +1,161 @@
+"""The device's graphs compute what torch computes: whole tensors, several batch sizes, models and formats."""
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+
+from edge_s2a.artifact.archive import Artifact
+from edge_s2a.device.session import Engine
+from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
+from edge_s2a.host.model import create_model
+from edge_s2a.host.package import select_adapter
+from edge_s2a.host.weights import freeze, named_constants
+from tests.conftest import SMALL_VIT, pack
+
+BATCHES = (1, 2, 5)
+MODELS = {
+    "class token": ("vit_tiny_patch16_224", {}),
+    "average pooling, registers, no class token": (
+        "vit_tiny_patch16_224",
+        {"global_pool": "avg", "class_token": False, "reg_tokens": 4, "qk_norm": True},
+    ),
+    "layer scale": ("deit3_small_patch16_224", {}),
+    "distillation token": ("deit_tiny_distilled_patch16_224", {}),
+}
+
+
+def perturbed_model(name, kwargs, weight_format):
+    """(model, adapter) in which no parameter is at its initial zero or one, with rounded weights."""
+    model = create_model(name, {**SMALL_VIT, **kwargs}, 3, None, None, False, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    adapter = select_adapter(model)
+    freeze(named_constants(model, set(adapter)), weight_format)
+    return model, adapter
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """(model name, bits, weight format) -> (engine, model, adapter), packed from the same perturbed weights."""
+    cache = {}
+
+    def get(model_key, bits, weight_format="fp32"):
+        key = (model_key, bits, weight_format)
+        if key not in cache:
+            name, kwargs = MODELS[model_key]
+            folder = tmp_path_factory.mktemp("parity")
+            weights, _ = perturbed_model(name, kwargs, "fp32")
+            torch.save(weights.state_dict(), folder / "weights.pt")
+            path = pack(
+                folder / "model.s2a",
+                model_name=name,
+                model_kwargs={**SMALL_VIT, **kwargs},
+                weights=folder / "weights.pt",
+                saved_bits=bits,
+                weight_format=weight_format,
+            )
+            model, adapter = perturbed_model(name, kwargs, weight_format)
+            engine = Engine(Artifact(path), threads=1)
+            with torch.no_grad():  # packing draws a new head
+                for tensor_name, array in engine.adapter.items():
+                    array[...] = adapter[tensor_name].numpy()
+            cache[key] = engine, model, adapter
+        return cache[key]
+
+    return get
+
+
+def inputs(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 3, 32, 32, generator=generator)
+    target = torch.softmax(torch.randn(batch, 3, generator=generator), -1) / batch
+    return image, target
+
+
+def compare(engine, expected, names, image, target, tolerance):
+    """Every gradient tensor within `tolerance` of the norm of the largest."""
+    loss, logits, gradients = engine.training_step(image.numpy(), target.numpy())
+    expected_loss, expected_logits, *expected_gradients = (x.detach().numpy() for x in expected)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    # The gradient of a key bias is zero but for rounding: it counts against the mean norm.
+    mean = np.sqrt(np.mean([np.linalg.norm(x) ** 2 for x in expected_gradients]))
+    for name, gradient in zip(names, expected_gradients, strict=True):
+        error = np.linalg.norm(gradients[name] - gradient) / max(np.linalg.norm(gradient), 0.01 * mean)
+        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("model_key", MODELS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_32_bit_gradients_equal_torch(packed, model_key, batch):
+    """Against torch's own operators, not our substitutes: 1e-5 is float32 in another order."""
+    engine, model, adapter = packed(model_key, 32)
+    image, target = inputs(batch)
+    logits = functional_call(model, adapter, (image,))
+    loss = soft_cross_entropy(logits, target)
+    expected = (loss, logits, *torch.autograd.grad(loss, list(adapter.values())))
+    compare(engine, expected, adapter, image, target, 1e-5)
+
+
+@pytest.mark.parametrize("model_key", MODELS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_4_bit_gradients_equal_the_eager_reference(packed, model_key, batch):
+    """1e-3 leaves room for values on a rounding boundary that tip into the next code."""
+    engine, model, adapter = packed(model_key, 4)
+    image, target = inputs(batch)
+    compare(engine, loss_and_gradients(model, adapter, image, target, 4), adapter, image, target, 1e-3)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("weight_format", ["fp16", "int8"])
+def test_other_bits_and_weight_formats(packed, bits, weight_format):
+    engine, model, adapter = packed("class token", bits, weight_format)
+    image, target = inputs(3)
+    compare(engine, loss_and_gradients(model, adapter, image, target, bits), adapter, image, target, 1e-3)
+
+
+@pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8"])
+def test_inference_graph_equals_torch(packed, weight_format):
+    engine, model, adapter = packed("class token", 8, weight_format)
+    for batch in BATCHES:
+        image, _ = inputs(batch)
+        expected = functional_call(model, adapter, (image,)).detach().numpy()
+        np.testing.assert_allclose(engine.logits(image.numpy()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [4, 32])
+def test_gradients_of_uneven_micro_batches_add_up(packed, bits):
+    """5 = 2 + 2 + 1: targets divided by the effective batch size make accumulation exact."""
+    engine, _, adapter = packed("class token", bits)
+    image, target = inputs(5)
+    whole = engine.training_step(image.numpy(), target.numpy())
+    whole_gradients = {name: array.copy() for name, array in whole.gradients.items()}
+    total = {name: np.zeros_like(array) for name, array in whole_gradients.items()}
+    loss = 0.0
+    for part in (slice(0, 2), slice(2, 4), slice(4, 5)):
+        result = engine.training_step(image[part].numpy(), target[part].numpy())
+        loss += result.loss
+        for name, array in result.gradients.items():
+            total[name] += array
+    assert loss == pytest.approx(whole.loss, rel=1e-5)
+    norm = np.sqrt(sum(np.linalg.norm(array) ** 2 for array in whole_gradients.values()))
+    for name in adapter:
+        assert np.linalg.norm(total[name] - whole_gradients[name]) <= 1e-5 * norm
+
+
+def test_int8_weights_are_close_to_float(packed):
+    """Symmetric int8 a row errs by at most half of 1/127 of the row's largest weight."""
+    values = np.random.default_rng(0).standard_normal((8, 3, 4, 4)).astype(np.float32)
+    values[5] = 0
+    tensor = torch.from_numpy(values.copy())
+    weights = freeze({"conv.weight": tensor}, "int8")
+    codes, scale = weights.arrays["conv.weight.codes"], weights.arrays["conv.weight.scale"]
+    assert codes.dtype == np.int8
+    assert codes.nbytes == values.size
+    largest = np.abs(values).reshape(8, -1).max(1)
+    error = np.abs(tensor.numpy() - values).reshape(8, -1).max(1)
+    assert (error <= largest / 127 / 2 * 1.001).all()
+    np.testing.assert_array_equal(codes * scale[:, None, None, None], tensor.numpy())
