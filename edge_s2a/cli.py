@@ -17,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except UserError as error:
-        print(f"edge-s2a {options.verb}: {error}", file=sys.stderr)
+        # One line, also where it quotes a library's message of many.
+        print(f"edge-s2a {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         hint = "; a checkpoint was written, --resume continues" if options.verb == "train" else ""
@@ -211,13 +212,11 @@ def describe(options, path: Path) -> int:
 
 
 def add_run_options(parser) -> None:
-    from edge_s2a.device.optimizer import OPTIMIZERS
-
     parser.add_argument(
         "--memory-budget", required=True, metavar="SIZE", help="bound of the whole process, e.g. 192MiB"
     )
     parser.add_argument("--batch-size", type=positive(int), default=16, help="images an optimizer step")
-    parser.add_argument("--optimizer", choices=sorted(OPTIMIZERS), default="adamw")
+    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     add_threads(parser)
 
 

@@ -118,8 +118,9 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors reach the user as exceptions
+    graph = artifact.read(member)
     try:
-        return onnxruntime.InferenceSession(artifact.read(member), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise UserError(
             f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "

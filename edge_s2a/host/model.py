@@ -1,6 +1,7 @@
 """Makes the timm model that is to be packed."""
 
 import ast
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def create_model(
     do not fit.
     """
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name[:8]}*")[:5] or timm.list_models("vit_*")[:5]
+        known = timm.list_models()
+        close = difflib.get_close_matches(name, known, 4) or timm.list_models("vit_tiny*")[:4]
         raise UserError(f"timm has no model {name!r}; did you mean {', '.join(close)}?")
     torch.manual_seed(seed)
     keywords = dict(model_kwargs)

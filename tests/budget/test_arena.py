@@ -1,0 +1,94 @@
+"""The planner against the engine itself, and against slower planners."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_s2a.artifact.archive import PLAN, Artifact
+from edge_s2a.plan.arena import largest_batch, live_peak, round_up, simulate, smallest_region
+from edge_s2a.plan.lifetimes import Lifetime, from_json
+from tests.conftest import PROJECT
+
+RUN_IN_REGION = """
+import sys
+from pathlib import Path
+import numpy as np
+from edge_s2a.artifact.archive import Artifact
+from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.errors import ArenaExhausted
+path, batch, region = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+limit_arena(region)
+artifact = Artifact(path)
+height, width = artifact.manifest.preprocessing.image_size
+engine = Engine(artifact, threads=1)
+image = np.zeros((batch, 3, height, width), np.float32)
+try:
+    for _ in range(2):
+        engine.training_step(image, np.zeros((batch, artifact.manifest.num_classes), np.float32))
+        engine.logits(image)
+    print("fits")
+except ArenaExhausted as error:
+    print("exhausted:", error)
+"""
+
+
+def run_in_region(path, batch, region_bytes):
+    command = [sys.executable, "-c", RUN_IN_REGION, str(path), str(batch), str(region_bytes)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_the_engine_runs_in_exactly_the_planned_region(deit_artifact, batch):
+    plans = from_json(Artifact(deit_artifact).read(PLAN), "plan")
+    assert run_in_region(deit_artifact, batch, smallest_region(plans, batch)) == "fits"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_overrun_is_a_clean_error_that_names_the_node(deit_artifact, batch):
+    """Less than what is live at one moment cannot do for any allocator."""
+    plans = from_json(Artifact(deit_artifact).read(PLAN), "plan")
+    constants = sum(plan.constant_bytes for plan in plans.values())
+    too_little = live_peak(plans["training"].lifetimes, batch) + constants - (1 << 16)
+    assert run_in_region(deit_artifact, batch, too_little).startswith("exhausted: the engine needs more memory")
+
+
+@st.composite
+def plans(draw):
+    lifetimes, first = [], 0
+    for _ in range(draw(st.integers(1, 40))):
+        first += draw(st.integers(0, 2))
+        size = draw(st.integers(0, 5000))
+        lifetimes.append(Lifetime(first, first + draw(st.integers(0, 12)), size, 7, "workspace"))
+    return lifetimes
+
+
+@given(lifetimes=plans(), batch=st.integers(1, 4))
+@settings(max_examples=150, deadline=None)
+def test_the_arena_lies_between_what_is_live_and_all_buffers_side_by_side(lifetimes, batch):
+    sizes = [round_up(life.size(batch)) for life in lifetimes]
+    naive_live = max(
+        sum(size for life, size in zip(lifetimes, sizes, strict=True) if life.first <= node <= life.last)
+        for node in range(lifetimes[-1].first + 1)
+    )
+    peak = simulate(lifetimes, batch)
+    assert live_peak(lifetimes, batch) == naive_live
+    assert naive_live <= peak.arena_bytes <= sum(sizes)
+    assert sum(peak.live_bytes.values()) == naive_live
+
+
+@given(lifetimes=plans(), batch=st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_a_region_too_small_is_reported(lifetimes, batch):
+    least = live_peak(lifetimes, batch)
+    assert simulate(lifetimes, batch, least - 256) is None
+    enough = sum(round_up(life.size(batch)) for life in lifetimes) * 2
+    assert simulate(lifetimes, batch, enough).arena_bytes <= enough
+
+
+@given(limit=st.integers(0, 50), threshold=st.integers(0, 60))
+def test_largest_batch(limit, threshold):
+    assert largest_batch(lambda batch: batch <= threshold, limit) == min(limit, threshold)
