@@ -11,13 +11,19 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.memory import MIB, format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError
-from edge_s2a.plan.arena import arena_peak, largest_batch, smallest_region
+from edge_s2a.plan.arena import (
+    arena_peak,
+    largest_batch,
+    region_overhead,
+    roomy_region,
+    smallest_region,
+)
 from edge_s2a.plan.lifetimes import GraphPlan
 
 # Decoding one image of up to a million pixels: Pillow's image, its RGB copy, the resized one.
 DECODE_RESERVE_BYTES = 6 * MIB
-# Thread stacks, the engine's frames, growth of Python's heap during a run: measured 1 to 4 MiB.
-RUN_RESERVE_BYTES = 4 * MIB
+# Thread stacks, the engine's frames, growth of Python's heap during a run: measured up to 2 MiB.
+RUN_RESERVE_BYTES = 2 * MIB
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class MemoryPlan:
     predicted_peak_bytes: int  # with that micro-batch, or with one image
     minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
     parts: dict[str, int]  # of predicted_peak_bytes
-    arena_limit_bytes: int  # what the budget leaves to the engine's arena
+    arena_bytes: int  # the size of the engine's arena: its hard limit
 
     @property
     def feasible(self) -> bool:
@@ -82,32 +88,34 @@ def make_plan(
         """Bytes of everything but the arena."""
         return sum(fixed.values()) + data_bytes(manifest, batch)
 
-    def least(batch: int) -> int:
-        return max(apart(batch) + smallest_region(graphs, batch), measured.peak_bytes)
+    def total(batch: int) -> int:
+        region_bytes = smallest_region(graphs, batch)
+        return max(apart(batch) + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
 
-    micro_batch = largest_batch(lambda batch: least(batch) <= budget_bytes, batch_size)
+    micro_batch = largest_batch(lambda batch: total(batch) <= budget_bytes, batch_size)
     batch = max(1, micro_batch)
-    # The whole rest of the budget, unless best fit happens to fail with just that much.
-    limit_bytes = budget_bytes - apart(batch)
-    peak = arena_peak(graphs, batch, limit_bytes) if micro_batch else None
-    if peak is None:
-        limit_bytes = smallest_region(graphs, batch)
-        peak = arena_peak(graphs, batch, limit_bytes)
-    saved_bytes = peak.arena_bytes * peak.live_bytes["saved"] // max(1, sum(peak.live_bytes.values()))
+    region_bytes = touched_bytes = smallest_region(graphs, batch)
+    # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
+    roomy_bytes = roomy_region(graphs, batch)
+    if apart(batch) + roomy_bytes + region_overhead(roomy_bytes) <= budget_bytes:
+        region_bytes, touched_bytes = roomy_bytes, arena_peak(graphs, batch).arena_bytes
+    live_bytes = arena_peak(graphs, batch).live_bytes
+    saved_bytes = touched_bytes * live_bytes["saved"] // sum(live_bytes.values())
+    parts = {
+        **fixed,
+        "saved tensors": saved_bytes,
+        "workspace": touched_bytes - saved_bytes + region_overhead(region_bytes),
+        "data": data_bytes(manifest, batch),
+    }
     return MemoryPlan(
         budget_bytes,
         batch_size,
         micro_batch,
-        max(apart(batch) + peak.arena_bytes, measured.peak_bytes),
+        max(sum(parts.values()), measured.peak_bytes),
         # One MiB more than needed: what is measured at start-up varies by some pages.
-        (-(-least(1) // MIB) + 1) * MIB,
-        {
-            **fixed,
-            "saved tensors": saved_bytes,
-            "workspace": peak.arena_bytes - saved_bytes,
-            "data": data_bytes(manifest, batch),
-        },
-        limit_bytes,
+        (-(-total(1) // MIB) + 1) * MIB,
+        parts,
+        region_bytes,
     )
 
 

@@ -9,6 +9,7 @@ from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data import NO_LIMIT, Dataset, Sample, load_pixels, normalize
 from edge_s2a.device.loader import stream
 from edge_s2a.device.session import Engine
+from edge_s2a.errors import ArenaExhausted
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -37,10 +38,21 @@ def run_dataset(
         normalize(pixels, preprocessing, batch[len(indices)])
         indices.append(index)
         if len(indices) == len(batch):
-            yield indices, engine.logits(batch)
+            yield indices, logits_of(engine, batch)
             indices = []
     if indices:
-        yield indices, engine.logits(batch[: len(indices)])
+        yield indices, logits_of(engine, batch[: len(indices)])
+
+
+def logits_of(engine: Engine, batch: np.ndarray) -> np.ndarray:
+    """The engine's logits, in halves where its arena does not hold the whole batch."""
+    try:
+        return engine.logits(batch)
+    except ArenaExhausted:
+        if len(batch) == 1:
+            raise
+        half = len(batch) // 2
+        return np.concatenate([logits_of(engine, batch[:half]), logits_of(engine, batch[half:])])
 
 
 def evaluate(

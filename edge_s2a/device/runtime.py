@@ -10,7 +10,7 @@ from edge_s2a.artifact.archive import PLAN, WEIGHTS, Artifact
 from edge_s2a.device.budget import MemoryPlan, make_plan, measure
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
-from edge_s2a.plan.arena import smallest_region
+from edge_s2a.plan.arena import roomy_region
 from edge_s2a.plan.lifetimes import from_json
 
 EVAL_BATCH_SIZE = 8
@@ -50,11 +50,11 @@ def load_for_training(path: Path, budget_bytes: int, batch_size: int, optimizer:
     """Raises BudgetError if not even one image at a time fits the budget.
 
     The graphs are loaded twice: once to measure what they take, then again with the engine's arena
-    capped at what the budget leaves. Loading takes tenths of a second.
+    limited to what the plan needs. Loading takes tenths of a second.
     """
     plan = plan_memory(path, budget_bytes, batch_size, optimizer, threads)
     plan.require()
-    limit_arena(plan.arena_limit_bytes)
+    limit_arena(plan.arena_bytes)
     artifact = Artifact(path)
     return Runtime(artifact, Engine(artifact, threads), plan)
 
@@ -64,7 +64,7 @@ def load_for_inference(path: Path, threads: int) -> tuple[Artifact, Engine, np.n
     make_allocator_predictable()
     artifact = Artifact(path)
     plans = from_json(artifact.read(PLAN), str(path))
-    limit_arena(smallest_region({"inference": plans["inference"]}, EVAL_BATCH_SIZE))
+    limit_arena(roomy_region({"inference": plans["inference"]}, EVAL_BATCH_SIZE))
     height, width = artifact.manifest.preprocessing.image_size
     batch = np.empty((EVAL_BATCH_SIZE, 3, height, width), np.float32)
     return artifact, Engine(artifact, threads, training=False), batch

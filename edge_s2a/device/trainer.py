@@ -25,7 +25,8 @@ from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS
 from edge_s2a.device.runtime import Runtime, load_for_training, plan_memory
 from edge_s2a.device.schedule import learning_rate
-from edge_s2a.errors import UserError
+from edge_s2a.device.session import StepResult
+from edge_s2a.errors import ArenaExhausted, UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
 
@@ -157,12 +158,12 @@ class Run:
             gradient.fill(0)
         loss, correct, count = 0.0, 0, 0
         while labels := self._fill_batch(images):
-            result = self.engine.training_step(self.batch[: len(labels)], self._target(labels))
-            for name, gradient in result.gradients.items():
-                self.gradients[name] += gradient
-            loss += result.loss
-            correct += int((result.logits.argmax(-1) == labels).sum())
-            count += len(labels)
+            for result, part in self._run_micro_batch(self.batch[: len(labels)], labels):
+                for name, gradient in result.gradients.items():
+                    self.gradients[name] += gradient
+                loss += result.loss
+                correct += int((result.logits.argmax(-1) == part).sum())
+                count += len(part)
         if not count:
             return False
         scale = self.settings.batch_size / count
@@ -173,6 +174,18 @@ class Run:
         self.optimizer.step(self.gradients, lr)
         self._record_step(loss * scale, correct, count, lr, time.monotonic() - start_s)
         return True
+
+    def _run_micro_batch(self, batch: np.ndarray, labels: list[int]) -> Iterator[tuple[StepResult, list[int]]]:
+        """(result, labels) of the micro-batch, or of its halves where the engine's arena does not hold it:
+        best fit in a nearly full arena may fail for a size where it does for a larger one."""
+        try:
+            yield self.engine.training_step(batch, self._target(labels)), labels
+        except ArenaExhausted:
+            if len(labels) == 1:
+                raise
+            half = len(labels) // 2
+            yield from self._run_micro_batch(batch[:half], labels[:half])
+            yield from self._run_micro_batch(batch[half:], labels[half:])
 
     def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
         """Fills the micro-batch from `images` and returns the labels, none when they are used up."""

@@ -4,7 +4,8 @@ onnxruntime's BFC arena (core/framework/bfc_arena.cc), as the device configures 
 rounded up to 256 bytes, best fit by (size, address), a free chunk always split, neighbours coalesced.
 Memory once touched stays resident, so the peak is the highest address that was ever in use. Best fit
 takes the region's tail where that is smaller than a hole, so what fits depends on the region's size, and
-not always monotonically: the simulation is told the size that the engine will be given.
+not always monotonically: the simulation is told the size that the engine will be given. In a region of
+ROOM times the peak the tail plays no part.
 """
 
 import bisect
@@ -14,9 +15,11 @@ from typing import NamedTuple
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
 ALIGNMENT = 256
+HANDLE_BYTES = 8
 UNBOUNDED = 1 << 62
 # How much more region to try where best fit fails in the least one.
 REGION_GROWTH = 1.005
+ROOM = 1.25
 
 
 class Peak(NamedTuple):
@@ -84,22 +87,43 @@ def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDE
     return Peak(high, peak_live)
 
 
-def arena_peak(graphs: dict[str, GraphPlan], batch: int, region_bytes: int = UNBOUNDED) -> Peak | None:
-    """The peak of whichever graph needs most, with the constants of all; None if one does not fit."""
+def arena_peak(graphs: dict[str, GraphPlan], batch: int) -> Peak:
+    """The peak of whichever graph needs most in an unbounded region, with the constants of all."""
     constant_bytes = sum(graph.constant_bytes for graph in graphs.values())
-    peaks = [simulate(graph.lifetimes, batch, region_bytes - constant_bytes) for graph in graphs.values()]
-    if None in peaks:
-        return None
+    peaks = [simulate(graph.lifetimes, batch) for graph in graphs.values()]
     highest = max(peaks, key=lambda peak: peak.arena_bytes)
     return highest._replace(arena_bytes=highest.arena_bytes + constant_bytes)
+
+
+def runs_in(graphs: dict[str, GraphPlan], batch: int, region_bytes: int) -> bool:
+    """Whether every graph runs with `batch` images in a region of this size.
+
+    Versions of the engine differ in how many of the constants they keep in the arena: none or all must do.
+    """
+    all_constants = sum(graph.constant_bytes for graph in graphs.values())
+    return all(
+        simulate(graph.lifetimes, batch, region_bytes - constant_bytes) is not None
+        for graph in graphs.values()
+        for constant_bytes in (0, all_constants)
+    )
 
 
 def smallest_region(graphs: dict[str, GraphPlan], batch: int) -> int:
     """The bytes of the smallest region found in which every graph runs with `batch` images."""
     region_bytes = arena_peak(graphs, batch).arena_bytes
-    while arena_peak(graphs, batch, region_bytes) is None:
+    while not runs_in(graphs, batch, region_bytes):
         region_bytes = round_up(int(region_bytes * REGION_GROWTH))
     return region_bytes
+
+
+def roomy_region(graphs: dict[str, GraphPlan], batch: int) -> int:
+    """The bytes of a region that does in any case: ROOM times the peak."""
+    return round_up(int(arena_peak(graphs, batch).arena_bytes * ROOM))
+
+
+def region_overhead(region_bytes: int) -> int:
+    """Bytes that the arena keeps beside the region: a handle of 8 bytes for each 256."""
+    return region_bytes // ALIGNMENT * HANDLE_BYTES
 
 
 def live_peak(lifetimes: list[Lifetime], batch: int) -> int:
