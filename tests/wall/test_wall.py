@@ -1,0 +1,152 @@
+"""The wall between host and device: environments that hold the wheel and the device's dependencies alone."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT, assert_refused, run_command, write_images
+
+DEVICE_PACKAGES = {"edge-s2a", "numpy", "onnxruntime", "pillow", "psutil"}
+HOST_MODULES = ["torch", "timm", "torchvision", "onnx", "sklearn", "safetensors"]
+ORT_TRAINING = ["onnxruntime-training==1.19.2", "numpy", "pillow", "psutil"]
+
+IMPORT_EVERYTHING = f"""
+import importlib, json, pkgutil, sys
+import edge_s2a
+for package in ("artifact", "codec", "plan", "device"):
+    module = importlib.import_module(f"edge_s2a.{{package}}")
+    for entry in pkgutil.walk_packages(module.__path__, module.__name__ + "."):
+        importlib.import_module(entry.name)
+import edge_s2a.cli
+print(json.dumps([edge_s2a.__file__, [m for m in {HOST_MODULES} if m in sys.modules], len(sys.modules)]))
+"""
+
+
+def make_environment(name, requirements, wheel):
+    """A virtual environment of the project's folder, kept between runs; the wheel is installed anew."""
+    folder = PROJECT / name
+    python = folder / "bin" / "python"
+    marker = folder / "requirements"
+    wanted = "\n".join(requirements)
+    if not marker.exists() or marker.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip_install(python, *requirements)
+        marker.write_text(wanted)
+    pip_install(python, "--force-reinstall", "--no-deps", wheel)
+    return python
+
+
+def pip_install(python, *arguments):
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    output = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source") / "edge-s2a"
+    # From a copy: building leaves build/ behind, and stale files of it would enter the wheel.
+    shutil.copytree(PROJECT / "edge_s2a", source / "edge_s2a", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", output, source], check=True, capture_output=True
+    )
+    (path,) = output.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def device_python(wheel):
+    from importlib.metadata import requires
+
+    base = [requirement for requirement in requires("edge-s2a") if "extra ==" not in requirement]
+    return make_environment(".venv-device", sorted(base), wheel)
+
+
+@pytest.fixture(scope="module")
+def ort_training_python(wheel):
+    """The optional engine; its wheels end at Python 3.11."""
+    return make_environment(".venv-ort-training", ORT_TRAINING, wheel)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wall")
+    write_images(folder / "train", 8, seed=0)
+    write_images(folder / "val", 3, seed=1)
+    return folder
+
+
+def fine_tune(python, artifact, data, run, cwd):
+    """check, plan, train, eval and predict; returns the training's summary."""
+    check = run_command("check", artifact, "--json", python=python, cwd=cwd)
+    assert check.returncode == 0, check.stderr
+    assert check.json["ok"] is True
+    plan = run_command("plan", artifact, "--memory-budget", "300MiB", "--json", python=python, cwd=cwd)
+    assert plan.json["feasible"] is True
+    train = run_command(
+        "train", artifact, "--data", data, "--output", run, "--memory-budget", "300MiB", "--epochs", 4,
+        "--batch-size", 8, "--lr", 5e-3, "--threads", 1, "--json", python=python, cwd=cwd,
+    )  # fmt: skip
+    assert train.returncode == 0, train.stderr
+    summary = train.json
+    assert summary["peak_rss_bytes"] <= summary["budget_bytes"]
+    adapter = run / "best.safetensors"
+    evaluation = run_command("eval", artifact, "--adapter", adapter, "--data", data, "--json", python=python, cwd=cwd)
+    assert evaluation.json["accuracy"] == pytest.approx(summary["best_accuracy"])
+    image = next((data / "val" / "red").iterdir())
+    predicted = run_command("predict", artifact, "--adapter", adapter, image, "--json", python=python, cwd=cwd)
+    assert predicted.json["results"][0]["predictions"][0]["label"] in ("blue", "green", "red")
+    return summary
+
+
+def test_the_device_environment_has_nothing_of_the_host(device_python):
+    command = [device_python, "-m", "pip", "list", "--format", "json"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    names = {entry["name"].lower().replace("_", "-") for entry in listed}
+    assert names >= DEVICE_PACKAGES
+    assert not names & {*HOST_MODULES, "scikit-learn"}
+
+
+def test_importing_every_device_module_leaves_torch_out(device_python, tmp_path):
+    for python in (device_python, sys.executable):  # the second one could import torch
+        done = subprocess.run(
+            [python, "-c", IMPORT_EVERYTHING], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        where, host_modules, _ = json.loads(done.stdout)
+        assert host_modules == []
+        if python == device_python:
+            assert ".venv-device" in where
+
+
+def test_device_runs_a_packed_file(device_python, small_artifact, data, tmp_path):
+    summary = fine_tune(device_python, small_artifact, data, tmp_path / "run", tmp_path)
+    assert summary["val_accuracy"] >= 0.6
+
+
+def test_onnxruntime_training_runs_the_same_file(ort_training_python, small_artifact, data, tmp_path):
+    version = subprocess.run(
+        [ort_training_python, "-c", "import onnxruntime; print(onnxruntime.__version__)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    assert version == "1.19.2"
+    summary = fine_tune(ort_training_python, small_artifact, data, tmp_path / "run", tmp_path)
+    assert summary["val_accuracy"] >= 0.6
+
+
+@pytest.mark.parametrize(
+    "verb", [["pack", "vit_tiny_patch16_224", "--num-classes", 3, "--output", "x.s2a"], ["quickstart"]]
+)
+def test_host_verbs_on_a_device_name_the_extra(device_python, tmp_path, verb):
+    assert_refused(run_command(*verb, python=device_python, cwd=tmp_path), 2, "edge-s2a[host]")
+
+
+def test_the_installed_command_exists(device_python, tmp_path):
+    script = device_python.parent / "edge-s2a"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("edge-s2a 0.1.0")
