@@ -339,7 +339,7 @@ def train(options) -> int:
     accuracy = summary["val_accuracy"]
     rows = [
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
-        ("train loss", summary["train_loss"]),
+        ("train loss", f"{summary['train_loss']:.4f}"),
         ("val accuracy", "no validation data" if accuracy is None else f"{100 * accuracy:.1f} %"),
         ("best accuracy", f"{100 * summary['best_accuracy']:.1f} %"),
         ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
