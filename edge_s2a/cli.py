@@ -75,6 +75,13 @@ def share(text: str) -> float:
     return value
 
 
+def whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def not_negative(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -111,7 +118,7 @@ def add_pack(verbs) -> None:
     parser.add_argument("--adapter", default="bias", choices=["bias"], help="structural module to train")
     parser.add_argument("--saved-bits", type=int, default=4, choices=[2, 4, 8, 32], help="of saved tensors")
     parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8"])
-    parser.add_argument("--seed", type=int, default=0, help="of the new head")
+    parser.add_argument("--seed", type=whole, default=0, help="of the new head")
 
 
 def pack(options) -> int:
@@ -308,7 +315,7 @@ def add_train(verbs) -> None:
     parser.add_argument("--warmup-epochs", type=not_negative, default=1.0)
     parser.add_argument("--label-smoothing", type=share, default=0.1)
     parser.add_argument("--augment", choices=["none", "flip", "crop"], default="none", help="crop includes flip")
-    parser.add_argument("--seed", type=int, default=0, help="of image order and augmentation")
+    parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
 
 
@@ -332,7 +339,7 @@ def train(options) -> int:
             warmup_epochs=options.warmup_epochs,
             label_smoothing=options.label_smoothing,
             augment=options.augment,
-            seed=abs(options.seed),
+            seed=options.seed,
             resume=options.resume,
         )
     )

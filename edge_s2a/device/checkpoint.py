@@ -26,7 +26,8 @@ class Position:
     train_loss: float | None = None  # of the last whole epoch
     val_accuracy: float | None = None
     best_accuracy: float = -1.0
-    elapsed_s: float = 0.0
+    training_s: float = 0.0  # in optimizer steps
+    elapsed_s: float = 0.0  # in all
 
 
 def save_checkpoint(folder: Path, position: Position, arrays: dict[str, dict[str, np.ndarray]], settings: dict) -> None:

@@ -210,6 +210,7 @@ class Run:
     def _record_step(self, loss: float, correct: int, count: int, lr: float, seconds: float) -> None:
         position = self.position
         position.step += 1
+        position.training_s += seconds
         position.loss_sum += loss * count
         position.correct += correct
         position.count += count
@@ -298,7 +299,7 @@ class Run:
             "val_accuracy": position.val_accuracy,
             "best_accuracy": position.best_accuracy,
             "seconds": round(position.elapsed_s, 3),
-            "seconds_per_step": round(position.elapsed_s / max(1, position.step), 4),
+            "seconds_per_step": round(position.training_s / max(1, position.step), 4),
             "peak_rss_bytes": peak_resident_bytes(),
             "predicted_peak_bytes": self.plan.predicted_peak_bytes,
             "budget_bytes": self.plan.budget_bytes,

@@ -3,6 +3,7 @@
 import io
 import random
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_members_are_stored_aligned_and_mapped_in_place(small_artifact):
     arrays, _ = tensors.decode(mapped, "weights")
     assert all(np.shares_memory(array, mapped) for array in arrays.values())
     assert any(name.endswith(".codes") for name in arrays)
+
+
+def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
+    from edge_s2a.device.session import Engine
+
+    artifact = Artifact(small_artifact)
+    engine = Engine(artifact, threads=1)
+    addresses = {name: value.data_ptr() for name, value in engine._weights.items()}
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    ranges = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines if str(small_artifact) in line]
+    assert addresses
+    for name, address in addresses.items():
+        assert any(start <= address < end for start, end in ranges), name
 
 
 def test_same_input_gives_the_same_bytes(small_artifact, tmp_path):
