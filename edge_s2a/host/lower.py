@@ -78,6 +78,8 @@ class Lowering:
         self.used_weights: dict[str, None] = {}
         # value -> the value it is the matrix transpose of, as long as nobody needs it in memory
         self.transposed: dict[str, str] = {}
+        # value -> the matrix it repeats for each image, likewise; products broadcast it instead
+        self.expanded: dict[str, str] = {}
         self.is_backward = False
 
     # -- building blocks -------------------------------------------------------------------------------
@@ -116,6 +118,9 @@ class Lowering:
             rank = len(self.types[value].shape)
             permutation = [*range(rank - 2), rank - 1, rank - 2]
             return self._append("Transpose", [self.operand(self.transposed.pop(value))], value, perm=permutation)
+        if value in self.expanded:
+            shape = self.shape_vector(self.types[value].shape)
+            return self._append("Expand", [self.operand(self.expanded.pop(value)), shape], value)
         if value not in self.weights.formats:
             return value
         return self.dequantized_weight(value)
@@ -409,6 +414,11 @@ def _expand(low, node, x, *_, **__):
     shape = result_type(node).shape
     if low.types[x].shape == shape:
         return x
+    if len(shape) == 3 and low.types[x].shape[-2:] == shape[-2:]:
+        name = low.new_name("expanded")
+        low.types[name] = result_type(node)
+        low.expanded[name] = x
+        return name
     return low.emit("Expand", [x, low.shape_vector(shape)], result_type(node))
 
 
@@ -538,9 +548,9 @@ def _native_layer_norm(low, node, x, shape, weight, bias, eps):
 
 def _product_operand(low: Lowering, value: str) -> tuple[str, int]:
     """The matrix to read and whether the product is to transpose it."""
-    if value in low.transposed:
-        return low.transposed[value], 1
-    return value, 0
+    transpose = int(value in low.transposed)
+    value = low.transposed.get(value, value)
+    return low.expanded.get(value, value), transpose
 
 
 @lowers(aten.mm.default)

@@ -21,6 +21,7 @@ MODELS = {
         {"global_pool": "avg", "class_token": False, "reg_tokens": 4, "qk_norm": True},
     ),
     "layer scale": ("deit3_small_patch16_224", {}),
+    "no bias before attention": ("vit_tiny_patch16_224", {"qkv_bias": False}),
     "distillation token": ("deit_tiny_distilled_patch16_224", {}),
 }
 
