@@ -65,9 +65,11 @@ class Manifest:
 
     @property
     def model_digest(self) -> str:
-        """What an adapter must match: frozen weights, inference graph, class labels."""
-        parts = [self.members[name]["sha256"] for name in ("weights.safetensors", "inference.onnx")]
-        return hashlib.sha256(json.dumps([parts, self.labels]).encode()).hexdigest()
+        """What an adapter must match: frozen weights, model, class labels. Not the graphs, which another
+        version of the packager may write otherwise for the same computation."""
+        weights = self.members["weights.safetensors"]["sha256"]
+        text = json.dumps([weights, self.model, self.model_kwargs, self.num_classes, self.labels], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False).encode()
