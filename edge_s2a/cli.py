@@ -295,9 +295,14 @@ def check(options) -> int:
         ],
     )
     if not result["ok"]:
+        deviating = ", ".join(
+            f"{name} by {error:.1e} (tolerance {selfcheck.TOLERANCES[name]:.0e})"
+            for name, error in result["errors"].items()
+            if error > selfcheck.TOLERANCES[name]
+        )
         raise CheckError(
-            f"the golden step of {options.artifact} deviates by {result['max_relative_error']:.1e} "
-            f"(tolerance {selfcheck.TOLERANCE:.0e}); this engine computes something else, do not train with it"
+            f"the golden step of {options.artifact} deviates in {deviating}; "
+            "this engine computes something else, do not train with it"
         )
     return 0
 

@@ -15,9 +15,10 @@ from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 from edge_s2a.plan.arena import roomy_region
 from edge_s2a.plan.lifetimes import from_json
 
-# Rounding differs between torch and the engine, and now and then tips a value into the next 4-bit code.
-# Measured 1e-6 to 3e-4; a wrong operator, scale or nibble order gives 3e-2 and more.
-TOLERANCE = 5e-3
+# Rounding differs between torch and the engine. In gradients it now and then tips a value into the next
+# 4-bit code: measured 1e-6 to 2e-3 in the worst tensor, where a wrong operator, scale or nibble order gives
+# 3e-2 and more. Nothing amplifies it in the others: measured below 1e-5.
+TOLERANCES = {"loss": 1e-4, "logits": 1e-4, "gradients": 1e-2, "update": 1e-4}
 # A tensor whose gradient is all rounding noise (an attention's key bias) counts against this share of
 # the mean gradient instead of against itself.
 NOISE_SHARE = 0.01
@@ -76,10 +77,9 @@ def check(path: Path, threads: int) -> dict:
         }
     except KeyError as error:
         raise UserError(f"the golden step of {path} lacks {error}; pack it anew") from error
-    worst = max(errors.values())
     return {
-        "ok": bool(worst <= TOLERANCE),
-        "max_relative_error": worst,
+        "ok": all(errors[name] <= tolerance for name, tolerance in TOLERANCES.items()),
+        "max_relative_error": max(errors.values()),
         "errors": errors,
     }
 

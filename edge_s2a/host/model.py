@@ -9,7 +9,7 @@ import numpy as np
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
 from edge_s2a.artifact.manifest import Preprocessing
@@ -56,8 +56,16 @@ def create_model(
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a safetensors or torch file. The classifier may be missing or of another size: it is replaced."""
+    """Loads a safetensors or torch file. The classifier may be missing or of another size: it is replaced.
+
+    timm's own filter resizes position embeddings to the model's image size and renames the tensors of
+    other publishers of the same architecture.
+    """
     state = read_weights(path)
+    try:
+        state = checkpoint_filter_fn(state, model)
+    except Exception as error:  # the filter assumes weights of a vision transformer
+        raise UserError(f"weights {path} do not fit the model: {error}; give the weights of this model") from error
     own = model.state_dict()
     head = tuple(f"{name}." for name in classifier_names(model))
     problems = [name for name in sorted(set(own) - set(state)) if not name.startswith(head)]

@@ -1,10 +1,13 @@
 """Whatever a user gets wrong ends in one clear message, the right exit code, and nothing half-written."""
 
+import dataclasses
 import os
 import resource
 
+import numpy as np
 import pytest
 
+from edge_s2a.artifact import archive, tensors
 from tests.conftest import SMALL_VIT, assert_refused, pack, run_command, write_images
 
 MODEL = "vit_tiny_patch16_224"
@@ -219,3 +222,23 @@ def test_resume_with_other_settings(small_artifact, tmp_path, data):
     assert train(small_artifact, data, tmp_path / "run").returncode == 0
     done = train(small_artifact, data, tmp_path / "run", "--resume", "--seed", 5)
     assert_refused(done, 2, "seed 0 instead of 5")
+
+
+def test_a_golden_step_that_deviates(small_artifact, tmp_path):
+    """An artifact whose recorded gradient is 3 % off in one tensor, with digests that are right."""
+    artifact = archive.Artifact(small_artifact)
+    members = {name: artifact.read(name) for name in archive.MEMBERS}
+    golden, _ = tensors.decode(members[archive.GOLDEN], "golden")
+    golden = {name: array.copy() for name, array in golden.items()}
+    golden["gradient:head.weight"] *= np.float32(1.03)
+    members[archive.GOLDEN] = tensors.encode(golden)
+    path = tmp_path / "deviating.s2a"
+    manifest = dataclasses.replace(artifact.manifest, members=archive.digests(members))
+    archive.write_archive(path, manifest, members)
+
+    done = run_command("check", path, "--json")
+    assert done.returncode == 4
+    assert done.json["ok"] is False
+    assert done.json["max_relative_error"] == pytest.approx(0.03, rel=0.05)
+    assert "gradients by 2.9e-02 (tolerance 1e-02)" in done.stderr
+    assert "Traceback" not in done.stderr
