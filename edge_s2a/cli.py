@@ -260,14 +260,16 @@ def plan(options) -> int:
         "budget_bytes": memory.budget_bytes,
         "parts": memory.parts,
     }
-    micro_batch = memory.micro_batch_size or "none: below the floor, the parts are those of one image"
+    micro_batch = f"{memory.micro_batch_size} of {memory.batch_size} images"
+    if not memory.feasible:
+        micro_batch = "none fits; the parts are those of one image"
     show(
         options,
         result,
         [
             ("memory budget", f"{format_size(memory.budget_bytes):>12}"),
             ("smallest budget", f"{format_size(memory.minimum_budget_bytes):>12}"),
-            ("micro-batch", f"{micro_batch} of {memory.batch_size} images"),
+            ("micro-batch", micro_batch),
             ("predicted peak", f"{format_size(memory.predicted_peak_bytes):>12}"),
             *((f"  {name}", f"{format_size(size):>12}") for name, size in memory.parts.items()),
         ],

@@ -34,12 +34,14 @@ def plan_memory(path: Path, budget_bytes: int, batch_size: int, optimizer: str, 
     make_allocator_predictable()
     libraries_bytes = resident_bytes()
     artifact = Artifact(path)
-    Engine(artifact, threads)
+    engine = Engine(artifact, threads)
+    measured = measure(libraries_bytes)
+    del engine  # only now: it was what there was to measure
     return make_plan(
         artifact.manifest,
         from_json(artifact.read(PLAN), str(path)),
         artifact.member_bytes(WEIGHTS),
-        measure(libraries_bytes),
+        measured,
         budget_bytes,
         batch_size,
         optimizer,
