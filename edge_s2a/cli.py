@@ -105,7 +105,7 @@ def require_host() -> None:
 
 def add_pack(verbs) -> None:
     parser = new_verb(verbs, "pack", pack, "pack a timm model into a .s2a training artifact (workstation)")
-    parser.add_argument("model", metavar="MODEL", help="name of a timm VisionTransformer")
+    parser.add_argument("model", metavar="MODEL", help="name of a timm model")
     parser.add_argument("--output", type=Path, required=True, metavar="F.s2a")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", type=Path, help="safetensors file, or torch file of tensors")
@@ -115,36 +115,62 @@ def add_pack(verbs) -> None:
     classes.add_argument("--num-classes", type=positive(int), help="classes of the new head")
     classes.add_argument("--labels", type=Path, help="text file with one class name a line")
     parser.add_argument("--image-size", type=positive(int), help="side of the input, if not the model's own")
-    parser.add_argument("--adapter", default="bias", choices=["bias"], help="structural module to train")
-    parser.add_argument("--saved-bits", type=int, default=4, choices=[2, 4, 8, 32], help="of saved tensors")
+    parser.add_argument(
+        "--adapter", default="bias", metavar="KIND[+KIND...]",
+        help="structural modules to train: bias, prompt, side, lowrank, or s2a for bias+prompt+side",
+    )  # fmt: skip
+    parser.add_argument(
+        "--saved-bits", default="4", choices=["2", "4", "8", "32", "auto"],
+        help="of saved tensors; auto: 2, 4 or 8 each, by the gradient error, 4 in the mean",
+    )  # fmt: skip
+    parser.add_argument(
+        "--levels", default="best", choices=["uniform", "fitted", "best"],
+        help="of the codes of derivatives; best: whichever errs less on the calibration images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FOLDER", help="images to measure activations on; default: synthetic ones"
+    )
+    for name in ("mean", "std"):
+        parser.add_argument(
+            f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=f"{name} of the input, if not timm's"
+        )
     parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8"])
     parser.add_argument("--seed", type=whole, default=0, help="of the new head")
 
 
 def pack(options) -> int:
     require_host()
+    from edge_s2a.host.adapters.inject import parse_adapter
     from edge_s2a.host.model import parse_model_kwargs
-    from edge_s2a.host.package import package
+    from edge_s2a.host.package import Options, package
 
+    if options.saved_bits == "auto" and not options.calibration:
+        # Measured: bits allocated on synthetic images err more on photos than 4 bits for all.
+        raise UserError("--saved-bits auto measures on images of your kind; give a folder of them as --calibration")
     labels = read_labels(options.labels) if options.labels else None
     num_classes = len(labels) if labels else options.num_classes
     if num_classes is None:
         raise UserError("how many classes has your data? give --num-classes N or --labels FILE")
     if not options.weights and not options.pretrained:
         print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)
-    package(
-        options.model,
-        options.output,
-        num_classes,
+    what = Options(
+        model_name=options.model,
+        num_classes=num_classes,
         labels=labels,
         weights=options.weights,
         pretrained=options.pretrained,
         model_kwargs=parse_model_kwargs(options.model_kwargs),
         image_size=options.image_size,
+        mean=options.mean,
+        std=options.std,
+        adapter_kinds=parse_adapter(options.adapter),
         saved_bits=options.saved_bits,
+        levels=options.levels,
+        calibration=options.calibration,
         weight_format=options.weight_format,
         seed=options.seed,
     )
+    package(what, options.output)
     return describe(options, options.output)
 
 
@@ -182,6 +208,8 @@ def describe(options, path: Path) -> int:
         "model": manifest.model,
         "adapter": "+".join(manifest.adapter),
         "saved_bits": manifest.saved_bits,
+        "mean_saved_bits": manifest.mean_saved_bits,
+        "levels": manifest.levels,
         "weight_format": manifest.weight_format,
         "num_classes": manifest.num_classes,
         "labels": manifest.labels,
@@ -212,7 +240,11 @@ def describe(options, path: Path) -> int:
                 "frozen weights",
                 f"{manifest.weight_format}, {artifact.member_bytes('weights.safetensors')} bytes",
             ),
-            ("saved tensors", f"{manifest.saved_bits} bits, {manifest.saved_bytes_per_image} bytes an image"),
+            (
+                "saved tensors",
+                f"{manifest.saved_bits} bits (mean {manifest.mean_saved_bits:.2f}), {manifest.levels} levels, "
+                f"{manifest.saved_bytes_per_image} bytes an image",
+            ),
         ],
     )
     return 0

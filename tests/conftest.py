@@ -77,11 +77,18 @@ def write_images(folder: Path, per_class: int, seed: int, size: int = 40) -> Pat
     return folder
 
 
+def options_of(**changes):
+    """What the tests pack unless told otherwise: a two-block ViT for 32x32 images and three classes."""
+    from edge_s2a.host.package import Options
+
+    small = {"model_name": "vit_tiny_patch16_224", "model_kwargs": SMALL_VIT, "labels": CLASSES, "num_classes": 3}
+    return Options(**{**small, **changes})
+
+
 def pack(path: Path, **options) -> Path:
     from edge_s2a.host.package import package
 
-    settings = {"model_kwargs": SMALL_VIT, "labels": CLASSES, "num_classes": 3, **options}
-    package(settings.pop("model_name", "vit_tiny_patch16_224"), path, **settings)
+    package(options_of(**options), path)
     return path
 
 

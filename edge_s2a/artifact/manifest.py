@@ -14,6 +14,7 @@ FORMAT_VERSION = 1
 JSON_TYPES = {
     int: int,
     str: str,
+    float: float,
     list[str]: list,
     list[str] | None: (list, type(None)),
     dict[str, Any]: dict,
@@ -54,7 +55,9 @@ class Manifest:
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     total_parameters: int
     weight_format: str
-    saved_bits: int
+    saved_bits: str  # "2", "4", "8", "32" or "auto"
+    mean_saved_bits: float  # of a coded value; 0.0 if nothing is coded
+    levels: str  # of derivatives: "uniform" or "fitted"
     saved_bytes_per_image: int
     golden_optimizer: dict[str, float]  # of the golden update: lr, beta1, beta2, epsilon, weight_decay
     members: dict[str, dict[str, Any]]  # name -> bytes, sha256; every member but the manifest

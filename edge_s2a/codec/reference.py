@@ -1,9 +1,12 @@
 """Slow, plain numpy reference of the codes that training graphs save for the backward pass.
 
-A code is an unsigned integer of 2, 4 or 8 bits. Codes are packed along the last axis: with `k = 8 / bits`
+A code is an unsigned integer of 1, 2, 4 or 8 bits. Codes are packed along the last axis: with `k = 8 / bits`
 codes a byte, byte `i` of a row of `n` codes holds codes `i`, `i + n/k`, `i + 2n/k`, ..., the first of them in
 the least significant bits. (Halves, not neighbours: a row is cut with one Split and joined with one Concat.)
 """
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,11 +15,44 @@ GROUP_SIZE = 32
 # A constant group has scale zero; its codes are zero whatever the divisor, as long as it is not zero.
 SMALLEST_SCALE = np.float32(2.0**-24)
 
-# bits -> (zero, step): code c stands for the derivative (c - zero) * step. The derivative of GELU lies in
-# [-0.129, 1.129], that of SiLU in [-0.100, 1.100]. At 4 bits both of their limits, 0 and 1, are levels,
-# because most inputs sit near a limit; the overshoot above 1.083 is clipped to the last level, which costs
-# little more than half a step.
-GATE_LEVELS = {2: (0, 0.5), 4: (2, 1 / 12), 8: (26, 1 / 200)}
+# How far a derivative may lie beyond the outermost level, in steps. Half a step costs nothing in accuracy.
+OVERSHOOT = 0.6
+
+
+class Levels(NamedTuple):
+    """The values that codes of a known range stand for.
+
+    Encoding: round(p(x) / step) + zero with p the polynomial `encode`; decoding: q((code - zero) * step) with q
+    the polynomial `decode`. Coefficients by rising power; an empty polynomial stands for the value itself, and
+    the levels are then uniform.
+    """
+
+    zero: int
+    step: float
+    encode: tuple[float, ...] = ()
+    decode: tuple[float, ...] = ()
+
+
+def uniform_levels(low: float, high: float, bits: int) -> Levels:
+    """The finest uniform levels that cover [low, high] up to OVERSHOOT, with zero and the largest whole limit
+    of the function (1, or `high` where that is below 1) among them: most derivatives sit at a limit."""
+    limit = min(high, 1.0)
+    for steps in range(2**bits - 1, 0, -1):
+        step = limit / steps
+        zero = max(0, math.ceil(-low / step - OVERSHOOT))
+        if (2**bits - 1 - zero + OVERSHOOT) * step >= high:
+            return Levels(zero, step)
+    raise ValueError(f"no levels of {bits} bits cover [{low}, {high}]")
+
+
+def polynomial(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
+    """The value at `x` by Horner's rule, in float32; `x` itself without coefficients."""
+    if not coefficients:
+        return x
+    *lower, result = coefficients
+    for coefficient in reversed(lower):
+        result = result * x + np.float32(coefficient)
+    return result
 
 
 def group_size(n: int) -> int:
@@ -73,12 +109,13 @@ def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bi
     return values.reshape(len(packed), n)
 
 
-def encode_levels(x: np.ndarray, bits: int, zero: int, step: float) -> np.ndarray:
-    """Codes of values in a range known beforehand: `round(x / step) + zero`, packed along the last axis."""
-    codes = (x / np.float32(step)).round() + zero
+def encode_levels(x: np.ndarray, bits: int, levels: Levels) -> np.ndarray:
+    """Codes of values in a range known beforehand, packed along the last axis."""
+    codes = (polynomial(x, levels.encode) / np.float32(levels.step)).round() + levels.zero
     return pack(codes.clip(0, 2**bits - 1).astype(np.uint8), bits)
 
 
-def decode_levels(packed: np.ndarray, bits: int, n: int, zero: int, step: float) -> np.ndarray:
+def decode_levels(packed: np.ndarray, bits: int, n: int, levels: Levels) -> np.ndarray:
     """Inverse of `encode_levels`, up to half a step: float32 (..., n)."""
-    return (unpack(packed, bits, n).astype(np.float32) - zero) * np.float32(step)
+    values = (unpack(packed, bits, n).astype(np.float32) - levels.zero) * np.float32(levels.step)
+    return polynomial(values, levels.decode)

@@ -1,15 +1,18 @@
 """Records the joint forward-and-backward computation of an adapted model, from autograd itself."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from edge_s2a.host.quantize.substitute import SavedBits
+from edge_s2a.host.quantize.saved import Mark, Restore, SavedTensor, describe, keep_by
+from edge_s2a.host.quantize.substitute import saved_tensors
 
 # Any batch but 0 and 1, which torch would take for constants.
 EXAMPLE_BATCH = 2
@@ -33,48 +36,81 @@ def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def loss_and_gradients(
-    model: nn.Module, adapter: dict[str, Tensor], image: Tensor, target: Tensor, bits: int
+    model: nn.Module, adapter: dict[str, Tensor], image: Tensor, target: Tensor, scheme: list[SavedTensor]
 ) -> tuple[Tensor, ...]:
     """(loss (), logits (batch, classes), one gradient for each adapter tensor): one training step.
 
-    image float32 (batch, 3, height, width), target float32 (batch, classes). Run eagerly this is the
-    reference for the device; traced it becomes the training graph.
+    image float32 (batch, 3, height, width), target float32 (batch, classes); `scheme` says how the saved
+    tensors are kept. Run eagerly this is the reference for the device; traced it becomes the training graph.
     """
-    with SavedBits(bits):
-        logits = functional_call(model, adapter, (image,))
+    logits = forward(model, adapter, image, keep_by(scheme))
     loss = soft_cross_entropy(logits, target)
     return loss, logits, *torch.autograd.grad(loss, list(adapter.values()))
 
 
+def forward(
+    model: nn.Module, adapter: dict[str, Tensor], image: Tensor, keep: Callable[[int, Mark, Tensor], Restore]
+) -> Tensor:
+    """Logits (batch, classes); `keep` is given each float activation that is saved for the backward pass."""
+    constants = [*model.parameters(), *model.buffers()]
+    if isinstance(image, FakeTensor):
+        constants += [image.fake_mode.from_tensor(tensor, static_shapes=True) for tensor in constants]
+    constants += adapter.values()
+    with saved_tensors(keep, constants):
+        return functional_call(model, adapter, (image,))
+
+
+def observe_saved_tensors(
+    model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]
+) -> list[SavedTensor]:
+    """What a forward pass saves for the backward pass, in order, every entry kept exactly."""
+    names = list(adapter)
+    scheme = []
+
+    def keep(index: int, description: Mark, tensor: Tensor) -> Restore:
+        scheme.append(describe(index, description, tensor))
+        return lambda: tensor
+
+    def step(*inputs: Tensor) -> tuple[Tensor, ...]:
+        *values, image = inputs
+        return (forward(model, dict(zip(names, values, strict=True)), image, keep),)
+
+    _trace(step, _fake_inputs(adapter, [image_shape]))
+    return scheme
+
+
 def capture_training(
-    model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...], classes: int, bits: int
+    model: nn.Module,
+    adapter: dict[str, Tensor],
+    image_shape: tuple[int, ...],
+    classes: int,
+    scheme: list[SavedTensor],
 ) -> Captured:
     """Inputs of the graph: the adapter tensors, image, target. Outputs: see `loss_and_gradients`."""
     names = list(adapter)
 
     def step(*inputs: Tensor) -> tuple[Tensor, ...]:
         *values, image, target = inputs
-        named = dict(zip(names, values, strict=True))
-        return loss_and_gradients(model, named, image, target, bits)
+        return loss_and_gradients(model, dict(zip(names, values, strict=True)), image, target, scheme)
 
-    return _trace(model, step, adapter, [image_shape, (classes,)])
+    return _trace(step, _fake_inputs(adapter, [image_shape, (classes,)]))
 
 
 def capture_inference(model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]) -> Captured:
     """Inputs of the graph: the adapter tensors, image. Output: logits (batch, classes)."""
     names = list(adapter)
 
-    def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
+    def infer(*inputs: Tensor) -> tuple[Tensor, ...]:
         *values, image = inputs
         # Nothing is saved without gradients: the substitutes serve as plain operators.
-        with torch.no_grad(), SavedBits(32):
-            named = dict(zip(names, values, strict=True))
-            return (functional_call(model, named, (image,)),)
+        with torch.no_grad():
+            return (forward(model, dict(zip(names, values, strict=True)), image, keep_by([])),)
 
-    return _trace(model, forward, adapter, [image_shape])
+    return _trace(infer, _fake_inputs(adapter, [image_shape]))
 
 
-def _trace(model, function, adapter, batched_shapes) -> Captured:
+def _fake_inputs(adapter: dict[str, Tensor], batched_shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Tensors without data: the adapter's, then one of each shape with a symbolic batch size."""
     # duck_shape=False: a batch as large as some constant dimension must not be taken for it.
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(duck_shape=False), static_shapes=False)
 
@@ -91,6 +127,12 @@ def _trace(model, function, adapter, batched_shapes) -> Captured:
     inputs.append(fake(torch.zeros(EXAMPLE_BATCH, *first), dynamic=True))
     with mode:
         inputs += [torch.empty(inputs[-1].shape[0], *shape) for shape in others]
-    traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    return inputs
+
+
+def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> Captured:
+    # Without the dispatcher some operators (padding) take the example's batch size for a constant.
+    with enable_python_dispatcher():
+        traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
     constants = {node.target: getattr(traced, node.target) for node in traced.graph.nodes if node.op == "get_attr"}
     return Captured(traced.graph, constants)

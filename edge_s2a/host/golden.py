@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.host.calibration import synthetic_images
 from edge_s2a.host.capture import loss_and_gradients
+from edge_s2a.host.quantize.saved import SavedTensor
 
 GOLDEN_BATCH = 2
 # epsilon and betas are those of edge_s2a.device.optimizer; the device's update must reproduce torch's.
@@ -18,26 +20,30 @@ def golden_step(
     adapter: dict[str, Tensor],
     preprocessing: Preprocessing,
     classes: int,
-    bits: int,
+    scheme: list[SavedTensor],
     seed: int,
 ) -> dict[str, np.ndarray]:
     """Images, target, and torch's loss, logits, gradients, and adapter after one AdamW update."""
-    rng = np.random.default_rng(seed)
-    height, width = preprocessing.image_size
-    pixels = rng.integers(0, 256, (GOLDEN_BATCH, height, width, 3), np.uint8)
-    target = rng.dirichlet(np.ones(classes), GOLDEN_BATCH).astype(np.float32) / GOLDEN_BATCH
+    pixels = synthetic_images(GOLDEN_BATCH, preprocessing.image_size, seed)
+    target = random_target(GOLDEN_BATCH, classes, seed)
     image = normalized(pixels, preprocessing)
-    loss, logits, *gradients = loss_and_gradients(model, adapter, image, torch.from_numpy(target), bits)
+    loss, logits, *gradients = loss_and_gradients(model, adapter, image, target, scheme)
     named = dict(zip(adapter, gradients, strict=True))
     golden = {
         IMAGE: pixels,
-        TARGET: target,
+        TARGET: target.numpy(),
         LOSS: loss.detach().numpy(),
         LOGITS: logits.detach().numpy(),
     }
     golden |= {gradient(name): value.numpy() for name, value in named.items()}
     golden |= {f"updated:{name}": value for name, value in updated_adapter(adapter, named).items()}
     return {name: np.ascontiguousarray(array) for name, array in golden.items()}
+
+
+def random_target(batch: int, classes: int, seed: int) -> Tensor:
+    """float32 (batch, classes): random distributions, divided by the batch size."""
+    target = np.random.default_rng(seed).dirichlet(np.ones(classes), batch) / batch
+    return torch.from_numpy(target.astype(np.float32))
 
 
 def normalized(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:

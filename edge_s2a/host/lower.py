@@ -5,8 +5,7 @@ that read them, and a frozen weight is dequantised anew before each use, so no f
 its product.
 """
 
-import operator
-from collections.abc import Callable
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,19 @@ from edge_s2a.artifact.names import IMAGE
 from edge_s2a.errors import UserError
 from edge_s2a.host.capture import Captured
 from edge_s2a.host.ir import Batch, Dimension, Graph, Node, TensorType
+from edge_s2a.host.lowerings import LOWERINGS
+from edge_s2a.host.lowerings.table import DTYPES, FLOAT32, INT64, tensor_type
 from edge_s2a.host.weights import FrozenWeights
 
 aten = torch.ops.aten
 
-DTYPES = {
-    torch.float32: np.dtype(np.float32),
-    torch.float16: np.dtype(np.float16),
-    torch.uint8: np.dtype(np.uint8),
-    torch.int64: np.dtype(np.int64),
-}
-FLOAT32 = DTYPES[torch.float32]
-INT64 = DTYPES[torch.int64]
+# Computed constants of more bytes go to the weights, which the device maps instead of holding them in memory.
+LARGEST_CONSTANT_BYTES = 4096
+VIEWS = {
+    aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten._unsafe_view.default,
+    aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.detach.default,
+    aten.alias.default, aten.expand.default, aten.clone.default,
+}  # fmt: skip
 
 
 def lower(
@@ -52,14 +52,15 @@ def lower(
         lowering.values[node] = input_name
     output_node = next(node for node in captured.graph.nodes if node.op == "output")
     results = output_node.args[0]
+    needed = needed_nodes(captured.graph)
     for node in captured.graph.nodes:
         if node.op == "get_attr":
-            lowering.lower_constant(node)
-        elif node.op == "call_function" and node.users:
+            lowering.folded[node] = captured.constants[node.target]
+        elif node.op == "call_function" and node in needed:
             lowering.lower_call(node)
         if node is results[0]:
             lowering.is_backward = True
-    lowering.name_outputs([lowering.values[result] for result in results], output_names)
+    lowering.name_outputs([lowering.value_of(result) for result in results], output_names)
     inputs = input_names + list(lowering.used_weights)
     return Graph(name, inputs, output_names, lowering.nodes, lowering.constants, lowering.types)
 
@@ -80,6 +81,8 @@ class Lowering:
         self.transposed: dict[str, str] = {}
         # value -> the matrix it repeats for each image, likewise; products broadcast it instead
         self.expanded: dict[str, str] = {}
+        # torch nodes that depend on constants alone -> what they compute; in the graph only where it is read
+        self.folded: dict[fx.Node, Any] = {}
         self.is_backward = False
 
     # -- building blocks -------------------------------------------------------------------------------
@@ -190,406 +193,107 @@ class Lowering:
 
     # -- torch nodes -----------------------------------------------------------------------------------
 
-    def lower_constant(self, node: fx.Node) -> None:
-        tensor = self.captured.constants[node.target]
-        name = self.parameter_names.get(id(tensor))
-        if name is None:
-            self.values[node] = self.constant(tensor.detach().numpy(), DTYPES[tensor.dtype])
-            return
-        self.declare(name, tensor)
-        self.values[node] = name
+    def value_of(self, node: fx.Node) -> Any:
+        """The name under which the graph holds what `node` computes; constants get one when first read."""
+        if node not in self.values and node in self.folded:
+            self.values[node] = self.materialize(node)
+        return self.values.get(node)
+
+    def materialize(self, node: fx.Node) -> str:
+        if node.op == "get_attr":
+            tensor = self.folded[node]
+            name = self.parameter_names.get(id(tensor))
+            if name is None:
+                return self.constant(tensor.detach().numpy(), DTYPES[tensor.dtype])
+            self.declare(name, tensor)
+            return name
+        if self.is_view_of_parameter(node):  # stays a view: a copy of a weight would double it
+            return self.call(node)
+        array = np.ascontiguousarray(self.folded[node].detach().numpy())
+        if array.nbytes <= LARGEST_CONSTANT_BYTES:
+            return self.constant(array, array.dtype)
+        name = f"folded.{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+        self.weights.arrays[name], self.weights.formats[name] = array, "fp32"
+        self.types[name] = TensorType(array.dtype, array.shape)
+        return name
+
+    def is_view_of_parameter(self, node: fx.Node) -> bool:
+        while node.target in VIEWS:
+            node = node.args[0]
+        return node.op == "get_attr" and id(self.folded[node]) in self.parameter_names
 
     def lower_call(self, node: fx.Node) -> None:
-        if isinstance(node.meta.get("val"), SymInt):
+        value = node.meta.get("val")
+        if isinstance(value, SymInt | int | bool):
             return  # sizes come from the recorded shapes
-        function = LOWERINGS.get(node.target)
+        inputs = node.all_input_nodes
+        if all(source in self.folded for source in inputs) and is_constant(value):
+            self.folded[node] = evaluate(node, self.folded)
+            return
+        self.values[node] = self.call(node)
+        if is_in_place(node.target):
+            self.values[node.args[0]] = self.values[node]  # later readers see the changed tensor
+
+    def call(self, node: fx.Node) -> Any:
+        function = LOWERINGS.get(node.target) or LOWERINGS.get(out_of_place(node.target))
         if function is None:
-            raise UserError(
-                f"the model uses {node.target}, which has no lowering to ONNX yet; pack a plain vision "
-                "transformer (hybrids with a convolutional stem are not supported)"
-            )
-        arguments = fx.map_arg(node.args, lambda argument: self.values.get(argument))
-        self.values[node] = function(self, node, *arguments, **node.kwargs)
-
-
-def tensor_type(example: Tensor) -> TensorType:
-    return TensorType(DTYPES[example.dtype], tuple(dimension(size) for size in example.shape))
-
-
-def dimension(size: int | SymInt) -> Dimension:
-    if not isinstance(size, SymInt):
-        return size
-    expression = size.node.expr
-    if expression.is_number:
-        return int(expression)
-    (symbol,) = expression.free_symbols
-    times = expression / symbol
-    if not times.is_number:
-        raise UserError(f"a dimension of {expression} is not a multiple of the batch size")
-    return Batch(int(times))
-
-
-def result_type(node: fx.Node) -> TensorType:
-    return tensor_type(node.meta["val"])
-
-
-# -- one function for each ATen operator ---------------------------------------------------------------
-
-LOWERINGS: dict[Any, Callable] = {}
-
-
-def lowers(*targets: Any) -> Callable:
-    def register(function: Callable) -> Callable:
-        for target in targets:
-            LOWERINGS[target] = function
-        return function
-
-    return register
-
-
-def elementwise(op: str) -> Callable:
-    def function(low: Lowering, node: fx.Node, *operands, **_) -> str:
-        dtype = result_type(node).dtype
-        names = [x if isinstance(x, str) else low.constant(x, dtype) for x in operands]
-        return low.emit(op, names, result_type(node))
-
-    return function
-
-
-for _target, _op in {
-    aten.mul.Tensor: "Mul",
-    aten.mul.Scalar: "Mul",
-    aten.div.Tensor: "Div",
-    aten.div.Scalar: "Div",
-    aten.neg.default: "Neg",
-    aten.erf.default: "Erf",
-    aten.exp.default: "Exp",
-    aten.tanh.default: "Tanh",
-    aten.sigmoid.default: "Sigmoid",
-    aten.sqrt.default: "Sqrt",
-    aten.reciprocal.default: "Reciprocal",
-    aten.bitwise_or.Tensor: "BitwiseOr",
-    aten.bitwise_and.Scalar: "BitwiseAnd",
-}.items():
-    LOWERINGS[_target] = elementwise(_op)
-
-
-@lowers(aten.add.Tensor, aten.add.Scalar)
-def _add(low, node, a, b, alpha=1):
-    return elementwise("Add")(low, node, a, _scaled(low, node, b, alpha))
-
-
-@lowers(aten.sub.Tensor, aten.sub.Scalar)
-def _sub(low, node, a, b, alpha=1):
-    return elementwise("Sub")(low, node, a, _scaled(low, node, b, alpha))
-
-
-@lowers(aten.rsub.Scalar)
-def _rsub(low, node, a, b, alpha=1):
-    return elementwise("Sub")(low, node, b, _scaled(low, node, a, alpha))
-
-
-def _scaled(low, node, value, alpha):
-    return value if alpha == 1 else elementwise("Mul")(low, node, value, alpha)
-
-
-@lowers(aten.pow.Tensor_Scalar)
-def _pow(low, node, x, exponent):
-    if exponent == 2:
-        return low.emit("Mul", [x, x], result_type(node))
-    return elementwise("Pow")(low, node, x, float(exponent))
-
-
-@lowers(aten.rsqrt.default)
-def _rsqrt(low, node, x):
-    return low.emit("Reciprocal", [low.emit("Sqrt", [x], result_type(node))], result_type(node))
-
-
-@lowers(aten.clamp.default)
-def _clamp(low, node, x, low_bound=None, high_bound=None):
-    dtype = result_type(node).dtype
-    bounds = ["" if bound is None else low.constant(bound, dtype) for bound in (low_bound, high_bound)]
-    return low.emit("Clip", [x, *bounds], result_type(node))
-
-
-def shift(direction: str) -> Callable:
-    def function(low, node, x, amount):
-        count = low.constant(amount, result_type(node).dtype)
-        return low.emit("BitShift", [x, count], result_type(node), direction=direction)
-
-    return function
-
-
-LOWERINGS[aten.__lshift__.Scalar] = shift("LEFT")
-LOWERINGS[aten.__rshift__.Scalar] = shift("RIGHT")
-
-
-@lowers(torch.ops.edge_s2a.quantize.default)
-def _quantize(low, node, x, step, zero, bits):
-    uint8 = result_type(node)
-    inputs = [x, low.constant(step, np.float32), low.constant(zero, np.uint8)]
-    codes = low.emit("QuantizeLinear", inputs, uint8)
-    if bits == 8:
-        return codes
-    limits = [low.constant(limit, np.uint8) for limit in (0, 2**bits - 1)]
-    return low.emit("Clip", [codes, *limits], uint8)
-
-
-@lowers(torch.ops.edge_s2a.dequantize.default)
-def _dequantize(low, node, codes, step, zero):
-    inputs = [codes, low.constant(step, np.float32), low.constant(zero, np.uint8)]
-    return low.emit("DequantizeLinear", inputs, result_type(node))
-
-
-@lowers(aten.gelu.default)
-def _gelu(low, node, x, approximate="none"):
-    return low.emit("Gelu", [x], result_type(node), approximate=approximate)
-
-
-@lowers(aten._to_copy.default)
-def _to_copy(low, node, x, dtype=None, **_):
-    if low.types[x].dtype == result_type(node).dtype:
-        return x
-    return low.emit("Cast", [x], result_type(node), to=result_type(node).dtype)
-
-
-@lowers(
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-)
-def _view(low, node, x, *_):
-    return low.reshape(x, result_type(node).shape)
-
-
-@lowers(aten.clone.default, aten.detach.default, aten.alias.default)
-def _same(low, node, x, **_):
-    return x
-
-
-@lowers(operator.getitem)
-def _getitem(low, node, values, index):
-    return values[index]
-
-
-def _swap_last(low, value: str, result: TensorType) -> str:
-    if value in low.transposed:
-        return low.transposed[value]
-    name = f"transposed_{len(low.types)}"
-    low.types[name] = result
-    low.transposed[name] = value
-    return name
-
-
-def _permute(low, node, x, permutation):
-    rank = len(permutation)
-    permutation = [axis % rank for axis in permutation]
-    if permutation == list(range(rank)):
-        return x
-    if permutation == [*range(rank - 2), rank - 1, rank - 2]:
-        return _swap_last(low, x, result_type(node))
-    return low.emit("Transpose", [x], result_type(node), perm=permutation)
-
-
-LOWERINGS[aten.permute.default] = _permute
-
-
-@lowers(aten.transpose.int)
-def _transpose(low, node, x, first, second):
-    permutation = list(range(len(result_type(node).shape)))
-    permutation[first], permutation[second] = permutation[second], permutation[first]
-    return _permute(low, node, x, permutation)
-
-
-@lowers(aten.t.default)
-def _t(low, node, x):
-    return _swap_last(low, x, result_type(node))
-
-
-@lowers(aten.expand.default)
-def _expand(low, node, x, *_, **__):
-    shape = result_type(node).shape
-    if low.types[x].shape == shape:
-        return x
-    if len(shape) == 3 and low.types[x].shape[-2:] == shape[-2:]:
-        name = low.new_name("expanded")
-        low.types[name] = result_type(node)
-        low.expanded[name] = x
-        return name
-    return low.emit("Expand", [x, low.shape_vector(shape)], result_type(node))
-
-
-@lowers(aten.ones_like.default)
-def _ones_like(low, node, x, **_):
-    one = low.constant(1, result_type(node).dtype)
-    shape = result_type(node).shape
-    return one if shape == () else low.emit("Expand", [one, low.shape_vector(shape)], result_type(node))
-
-
-@lowers(aten.cat.default)
-def _cat(low, node, values, axis=0):
-    return low.emit("Concat", list(values), result_type(node), axis=axis)
-
-
-@lowers(aten.stack.default)
-def _stack(low, node, values, axis=0):
-    result = result_type(node)
-    axis %= len(result.shape)
-    part = (*result.shape[:axis], 1, *result.shape[axis + 1 :])
-    return low.emit("Concat", [low.reshape(value, part) for value in values], result, axis=axis)
-
-
-@lowers(aten.split.Tensor, aten.split_with_sizes.default)
-def _split(low, node, x, _sizes, axis=0):
-    results = [tensor_type(value) for value in node.meta["val"]]
-    lengths = low.constant([result.shape[axis] for result in results], np.int64)
-    return low.emit("Split", [x, lengths], results, axis=axis)
-
-
-@lowers(aten.unbind.int)
-def _unbind(low, node, x, axis=0):
-    shape = low.types[x].shape
-    axis %= len(shape)
-    results = [tensor_type(value) for value in node.meta["val"]]
-    part = TensorType(low.types[x].dtype, (*shape[:axis], 1, *shape[axis + 1 :]))
-    lengths = low.constant([1] * len(results), np.int64)
-    parts = low.emit("Split", [x, lengths], [part] * len(results), axis=axis)
-    return [low.reshape(value, result.shape) for value, result in zip(parts, results, strict=True)]
-
-
-@lowers(aten.select.int)
-def _select(low, node, x, axis, index):
-    return low.emit("Gather", [x, low.constant(index, np.int64)], result_type(node), axis=axis)
-
-
-@lowers(aten.slice.Tensor)
-def _slice(low, node, x, axis=0, start=None, end=None, step=1):
-    if low.types[x].shape == result_type(node).shape:
-        return x
-    size = low.types[x].shape[axis]
-    bounds = [start or 0, size if end is None else min(end, size), axis, step]
-    return low.emit("Slice", [x, *(low.constant([b], np.int64) for b in bounds)], result_type(node))
-
-
-def _pad(low, value: str, result: TensorType, axis: int, start: int) -> str:
-    """`value` at `start` of `axis` of a tensor that is zero elsewhere."""
-    rank = len(result.shape)
-    pads = [0] * (2 * rank)
-    pads[axis] = start
-    pads[rank + axis] = result.shape[axis] - low.types[value].shape[axis] - start
-    return low.emit("Pad", [value, low.constant(pads, np.int64)], result, mode="constant")
-
-
-@lowers(aten.select_backward.default)
-def _select_backward(low, node, grad, _sizes, axis, index):
-    result = result_type(node)
-    axis %= len(result.shape)
-    part = low.reshape(grad, (*result.shape[:axis], 1, *result.shape[axis + 1 :]))
-    return _pad(low, part, result, axis, index % result.shape[axis])
-
-
-@lowers(aten.slice_backward.default)
-def _slice_backward(low, node, grad, _sizes, axis, start, _end, step):
-    result = result_type(node)
-    if step != 1:
-        raise UserError("the gradient of a strided slice has no lowering to ONNX yet")
-    if low.types[grad].shape == result.shape:
-        return grad
-    axis %= len(result.shape)
-    return _pad(low, grad, result, axis, start % result.shape[axis])
-
-
-def reduction(op: str) -> Callable:
-    def function(low, node, x, axes=None, keepdim=False, **_):
-        axes = [axes] if isinstance(axes, int) else axes
-        inputs = [x] if not axes else [x, low.constant(list(axes), np.int64)]
-        return low.emit(op, inputs, result_type(node), keepdims=int(keepdim))
-
-    return function
-
-
-LOWERINGS[aten.sum.dim_IntList] = LOWERINGS[aten.sum.default] = reduction("ReduceSum")
-LOWERINGS[aten.mean.dim] = reduction("ReduceMean")
-LOWERINGS[aten.amin.default] = reduction("ReduceMin")
-LOWERINGS[aten.amax.default] = reduction("ReduceMax")
-
-
-@lowers(aten._softmax.default)
-def _softmax(low, node, x, axis, _half):
-    return low.emit("Softmax", [x], result_type(node), axis=axis)
-
-
-@lowers(aten._log_softmax.default)
-def _log_softmax(low, node, x, axis, _half):
-    return low.emit("LogSoftmax", [x], result_type(node), axis=axis)
-
-
-@lowers(aten._log_softmax_backward_data.default)
-def _log_softmax_backward(low, node, grad, output, axis, _dtype):
-    result = result_type(node)
-    shape = list(result.shape)
-    shape[axis] = 1
-    axes = low.constant([axis], np.int64)
-    total = low.emit("ReduceSum", [grad, axes], TensorType(result.dtype, tuple(shape)), keepdims=1)
-    scaled = low.emit("Mul", [low.emit("Exp", [output], result), total], result)
-    return low.emit("Sub", [grad, scaled], result)
-
-
-@lowers(aten.native_layer_norm.default)
-def _native_layer_norm(low, node, x, shape, weight, bias, eps):
-    results = [tensor_type(value) for value in node.meta["val"]]
-    scale = weight or low.constant(np.ones(shape), np.float32)
-    inputs = [x, scale] + ([bias] if bias else [])
-    return low.emit("LayerNormalization", inputs, results, axis=-len(shape), epsilon=eps)
-
-
-def _product_operand(low: Lowering, value: str) -> tuple[str, int]:
-    """The matrix to read and whether the product is to transpose it."""
-    transpose = int(value in low.transposed)
-    value = low.transposed.get(value, value)
-    return low.expanded.get(value, value), transpose
-
-
-@lowers(aten.mm.default)
-def _mm(low, node, a, b):
-    (a, trans_a), (b, trans_b) = _product_operand(low, a), _product_operand(low, b)
-    return low.emit("Gemm", [a, b], result_type(node), transA=trans_a, transB=trans_b)
-
-
-@lowers(aten.addmm.default)
-def _addmm(low, node, bias, a, b, beta=1, alpha=1):
-    (a, trans_a), (b, trans_b) = _product_operand(low, a), _product_operand(low, b)
-    return low.emit(
-        "Gemm", [a, b, bias], result_type(node),
-        transA=trans_a, transB=trans_b, alpha=float(alpha), beta=float(beta),
-    )  # fmt: skip
-
-
-@lowers(aten.bmm.default)
-def _bmm(low, node, a, b):
-    (a, trans_a), (b, trans_b) = _product_operand(low, a), _product_operand(low, b)
-    return low.emit("FusedMatMul", [a, b], result_type(node), "com.microsoft", transA=trans_a, transB=trans_b)
-
-
-@lowers(aten.convolution.default)
-def _convolution(low, node, x, weight, bias, stride, padding, dilation, transposed, _output_padding, groups):
-    if transposed:
-        raise UserError("a transposed convolution has no lowering to ONNX yet")
-    return low.emit(
-        "Conv", [x, weight] + ([bias] if bias else []), result_type(node),
-        strides=list(stride), pads=[*padding, *padding], dilations=list(dilation), group=groups,
-    )  # fmt: skip
-
-
-@lowers(aten.convolution_backward.default)
-def _convolution_backward(low, node, grad, _x, _weight, *_settings):
-    needs_input, needs_weight, _needs_bias = node.args[-1]
-    if needs_input or needs_weight:
-        raise UserError("the gradient of a convolution's input or weight has no lowering to ONNX yet")
-    axes = [0, *range(2, len(low.types[grad].shape))]
-    result = tensor_type(node.meta["val"][2])
-    bias = low.emit("ReduceSum", [grad, low.constant(axes, np.int64)], result, keepdims=0)
-    return [None, None, bias]
+            raise UserError(f"the model uses {node.target}, which has no lowering to ONNX yet; choose another model")
+        arguments = fx.map_arg(node.args, self.value_of)
+        return function(self, node, *arguments, **node.kwargs)
+
+    def other_operand(self, node: fx.Node, neutral: float, only_second: bool = False) -> str | None:
+        """Of a sum or product, the operand that it equals because the other is `neutral` everywhere."""
+        for index in (1,) if only_second else (0, 1):
+            operand, other = node.args[index], node.args[1 - index]
+            constant = self.folded.get(operand) if isinstance(operand, fx.Node) else None
+            if constant is None or not isinstance(other, fx.Node) or not bool((constant == neutral).all()):
+                continue
+            name = self.value_of(other)
+            if self.types[name] == tensor_type(node.meta["val"]):
+                return name
+        return None
+
+
+def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that results depend on. The gradient of a frozen convolution names an input of which it reads
+    no value."""
+    needed: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op != "output" and node not in needed and not is_in_place(node.target):
+            continue
+        inputs = node.all_input_nodes
+        if node.target is aten.convolution_backward.default and not node.args[-1][1]:
+            inputs = [source for source in inputs if source is not node.args[1]]
+        needed.add(node)
+        needed.update(inputs)
+    return needed
+
+
+def is_in_place(target: Any) -> bool:
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target._schema.name.endswith("_") and not target._schema.name.endswith("__")
+
+
+def out_of_place(target: Any) -> Any:
+    """aten.add_.Tensor -> aten.add.Tensor; None for other operators."""
+    if not is_in_place(target):
+        return None
+    packet = getattr(aten, target._schema.name.removeprefix("aten::").removesuffix("_"), None)
+    return getattr(packet, target._overloadname, None)
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a node's results have sizes that do not depend on the batch."""
+    tensors = value if isinstance(value, list | tuple) else [value]
+    return all(
+        isinstance(tensor, Tensor) and not any(isinstance(d, Batch) for d in tensor_type(tensor).shape)
+        for tensor in tensors
+    )
+
+
+def evaluate(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    with torch.no_grad():
+        arguments = fx.map_arg(node.args, values.__getitem__)
+        keywords = fx.map_arg(dict(node.kwargs), values.__getitem__)
+        return node.target(*arguments, **keywords)

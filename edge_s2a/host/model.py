@@ -2,6 +2,8 @@
 
 import ast
 import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
 from edge_s2a.artifact.manifest import Preprocessing
@@ -29,30 +30,35 @@ def create_model(
 ) -> nn.Module:
     """The timm model in evaluation mode with a new head for `num_classes`, drawn from `seed`.
 
-    Raises UserError for a model that timm does not know, that is no VisionTransformer, or whose weights
-    do not fit.
+    Raises UserError for a model that timm does not know or cannot create, or whose weights do not fit.
     """
     if not timm.is_model(name):
         known = timm.list_models()
         close = difflib.get_close_matches(name, known, 4) or timm.list_models("vit_tiny*")[:4]
         raise UserError(f"timm has no model {name!r}; did you mean {', '.join(close)}?")
     torch.manual_seed(seed)
-    keywords = dict(model_kwargs)
-    if image_size is not None:
-        keywords.setdefault("img_size", image_size)
-    try:
-        model = timm.create_model(name, pretrained=pretrained, **keywords)
-    except Exception as error:  # whatever timm, torch or the hub raise for these arguments
-        raise UserError(f"timm cannot create {name} with {keywords}: {error}; correct the options") from error
-    if not isinstance(model, VisionTransformer):
-        raise UserError(
-            f"{name} is a {type(model).__name__}; this version packs VisionTransformer models (vit_*, deit_*)"
-        )
+    model = new_model(name, model_kwargs, image_size, pretrained)
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # the engine decides where memory is used again
     if weights is not None:
         load_weights(model, weights)
     model.reset_classifier(num_classes)
     draw_head(model, seed)
     return model.eval()
+
+
+def new_model(name: str, model_kwargs: dict[str, Any], image_size: int | None, pretrained: bool) -> nn.Module:
+    """The model as timm makes it. Transformers are told the image size; convolutional networks take any."""
+    sized = [{"img_size": image_size, **model_kwargs}] if image_size is not None else []
+    for keywords in [*sized, model_kwargs]:
+        try:
+            return timm.create_model(name, pretrained=pretrained, **keywords)
+        except Exception as error:  # whatever timm, torch or the hub raise for these arguments
+            if isinstance(error, TypeError) and "img_size" in str(error) and "img_size" not in model_kwargs:
+                continue
+            raise UserError(f"timm cannot create {name} with {keywords}: {error}; correct the options") from error
+    raise AssertionError("the second attempt returns or raises")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -62,9 +68,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
     other publishers of the same architecture.
     """
     state = read_weights(path)
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        state = checkpoint_filter_fn(state, model)
-    except Exception as error:  # the filter assumes weights of a vision transformer
+        state = convert(state, model) if convert else state
+    except Exception as error:  # the filter assumes weights of the model's family
         raise UserError(f"weights {path} do not fit the model: {error}; give the weights of this model") from error
     own = model.state_dict()
     head = tuple(f"{name}." for name in classifier_names(model))
@@ -101,8 +108,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def classifier_names(model: nn.Module) -> list[str]:
-    names = model.pretrained_cfg["classifier"]
-    return [names] if isinstance(names, str) else list(names)
+    """Names of the layers whose sum or mean is the logits: linear, or convolutions of one position."""
+    names = model.pretrained_cfg.get("classifier") or []
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if not isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d):
+            raise UserError(f"the classifier {name} of {type(model).__name__} is no linear layer; choose another model")
+    if not names:
+        raise UserError(f"{type(model).__name__} has no classifier; choose a classification model")
+    return names
 
 
 def draw_head(model: nn.Module, seed: int) -> None:
@@ -112,17 +126,27 @@ def draw_head(model: nn.Module, seed: int) -> None:
         head = model.get_submodule(name)
         with torch.no_grad():
             head.weight.normal_(0, HEAD_STD, generator=generator)
-            head.bias.zero_()
+            if head.bias is not None:
+                head.bias.zero_()
 
 
-def preprocessing_of(model: nn.Module, image_size: int | None) -> Preprocessing:
-    """timm's data config of the model, at its own input size."""
+def preprocessing_of(
+    model: nn.Module,
+    image_size: int | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Preprocessing:
+    """timm's data config of the model, at its own input size; `mean` and `std` (R, G, B) where the weights were
+    trained with others."""
     config = resolve_data_config({}, model=model)
     height, width = config["input_size"][1:]
-    if isinstance(grid := getattr(model.patch_embed, "img_size", None), tuple):
+    grid = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(grid, tuple):
         height, width = grid
-    if image_size is not None and (height, width) != (image_size, image_size):
-        raise UserError(f"the model takes {height}x{width} images, not {image_size}; leave --image-size away")
+        if image_size is not None and (height, width) != (image_size, image_size):
+            raise UserError(f"the model takes {height}x{width} images, not {image_size}; leave --image-size away")
+    elif image_size is not None:
+        height, width = image_size, image_size
     crop_mode = config["crop_mode"]
     if crop_mode not in ("center", "squash") or config["interpolation"] not in (
         "nearest", "bilinear", "bicubic", "lanczos",
@@ -131,10 +155,12 @@ def preprocessing_of(model: nn.Module, image_size: int | None) -> Preprocessing:
             f"preprocessing with crop mode {crop_mode} and interpolation {config['interpolation']} "
             "is not supported; use a model whose data config says center or squash"
         )
+    if std is not None and not min(std) > 0:
+        raise UserError(f"--std {' '.join(map(str, std))} must be positive")
     resize = [int(np.floor(size / config["crop_pct"])) for size in (height, width)]
     return Preprocessing(
         (height, width), tuple(resize), crop_mode, config["interpolation"],
-        tuple(map(float, config["mean"])), tuple(map(float, config["std"])),
+        tuple(map(float, mean or config["mean"])), tuple(map(float, std or config["std"])),
     )  # fmt: skip
 
 

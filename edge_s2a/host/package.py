@@ -1,5 +1,7 @@
 """Packs a timm model into a training artifact."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,63 +10,86 @@ from torch import Tensor, nn
 from edge_s2a import __version__
 from edge_s2a.artifact import archive, tensors
 from edge_s2a.artifact.files import make_folder
-from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest
+from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
-from edge_s2a.host.adapters import bias
-from edge_s2a.host.capture import Captured, capture_inference, capture_training
+from edge_s2a.host.adapters.inject import inject
+from edge_s2a.host.batch_norm_fold import fold_batch_norms
+from edge_s2a.host.calibration import calibration_images
+from edge_s2a.host.capture import Captured, capture_inference, capture_training, observe_saved_tensors
 from edge_s2a.host.emit import to_onnx
-from edge_s2a.host.golden import OPTIMIZER, golden_step
+from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
 from edge_s2a.host.ir import Graph
 from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
 from edge_s2a.host.lower import lower
-from edge_s2a.host.model import classifier_names, create_model, preprocessing_of
+from edge_s2a.host.model import create_model, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
+from edge_s2a.host.quantize.allocate import choose_scheme
+from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
 from edge_s2a.plan.lifetimes import to_json
 
+# Images on which levels are fitted and bits allocated.
+CALIBRATION_BATCH = 16
 
-def package(
-    model_name: str,
-    output: Path,
-    num_classes: int,
-    labels: list[str] | None = None,
-    weights: Path | None = None,
-    pretrained: bool = False,
-    model_kwargs: dict[str, Any] | None = None,
-    image_size: int | None = None,
-    saved_bits: int = 4,
-    weight_format: str = "int8",
-    seed: int = 0,
-) -> Manifest:
+
+@dataclass(frozen=True)
+class Options:
+    """What to pack; see `edge-s2a pack --help`."""
+
+    model_name: str
+    num_classes: int
+    labels: list[str] | None = None
+    weights: Path | None = None
+    pretrained: bool = False
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    adapter_kinds: Sequence[str] = ("bias",)
+    saved_bits: str = "4"
+    levels: str = "best"
+    calibration: Path | None = None
+    weight_format: str = "int8"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model that is ready to be trained: with adapter, rounded weights, and the scheme of its saved tensors."""
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    adapter: dict[str, Tensor]
+    frozen: FrozenWeights
+    scheme: list[SavedTensor]
+
+
+def package(options: Options, output: Path) -> Manifest:
     """Writes the artifact `output`: training and inference graph, frozen weights, initial adapter, golden
     step, memory plan and manifest (docs/FORMAT.md). Raises UserError for anything the user can mend.
     """
     make_folder(output.parent)
-    kwargs = model_kwargs or {}
-    model = create_model(model_name, kwargs, num_classes, image_size, weights, pretrained, seed)
-    preprocessing = preprocessing_of(model, image_size)
-    image_shape = (3, *preprocessing.image_size)
+    adapted = adapt(options)
+    model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
+    image_shape = (3, *adapted.preprocessing.image_size)
 
-    adapter = select_adapter(model)
-    # From here on the model computes with the rounded weights, as the device will.
-    frozen = freeze(named_constants(model, set(adapter)), weight_format)
-
-    training = capture_training(model, adapter, image_shape, num_classes, saved_bits)
+    training = capture_training(model, adapter, image_shape, options.num_classes, scheme)
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
     gradients = [gradient(name) for name in names]
+    inputs, outputs = [*names, IMAGE, TARGET], [LOSS, LOGITS, *gradients]
     graphs = {
-        "training": to_graph("training", training, model, frozen, [*names, IMAGE, TARGET], [LOSS, LOGITS, *gradients]),
-        "inference": to_graph("inference", inference, model, frozen, [*names, IMAGE], [LOGITS]),
+        "training": to_graph("training", training, adapted, inputs, outputs),
+        "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
     plans = {name: plan_graph(graph) for name, graph in graphs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
-    golden = golden_step(model, adapter, preprocessing, num_classes, saved_bits, seed)
+    golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
 
     members = {
         archive.TRAINING_GRAPH: to_onnx(graphs["training"]),
         archive.INFERENCE_GRAPH: to_onnx(graphs["inference"]),
-        archive.WEIGHTS: tensors.encode(frozen.arrays),
+        archive.WEIGHTS: tensors.encode(adapted.frozen.arrays),
         archive.ADAPTER: tensors.encode(initial),
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),
@@ -72,16 +97,18 @@ def package(
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edge-s2a {__version__}",
-        model=model_name,
-        model_kwargs=kwargs,
-        num_classes=num_classes,
-        labels=labels,
-        preprocessing=preprocessing,
-        adapter=["bias"],
+        model=options.model_name,
+        model_kwargs=options.model_kwargs,
+        num_classes=options.num_classes,
+        labels=options.labels,
+        preprocessing=adapted.preprocessing,
+        adapter=list(options.adapter_kinds),
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weight_format=weight_format,
-        saved_bits=saved_bits,
+        weight_format=options.weight_format,
+        saved_bits=options.saved_bits,
+        mean_saved_bits=mean_bits(scheme),
+        levels=levels_of(scheme),
         saved_bytes_per_image=saved_bytes_per_image(plans["training"].lifetimes),
         golden_optimizer=OPTIMIZER,
         members=archive.digests(members),
@@ -90,25 +117,35 @@ def package(
     return manifest
 
 
-def select_adapter(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters by name: biases and the whole head; everything else is frozen."""
-    heads = tuple(f"{name}." for name in classifier_names(model))
-    trainable = set(bias.trainable_names(model))
-    trainable |= {name for name, _ in model.named_parameters() if name.startswith(heads)}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trainable)
-    return {name: parameter for name, parameter in model.named_parameters() if name in trainable}
+def adapt(options: Options) -> Adapted:
+    """Makes the model, puts the structural modules in, rounds what is frozen, and chooses how to keep what the
+    backward pass needs."""
+    classes, seed = options.num_classes, options.seed
+    model = create_model(
+        options.model_name, options.model_kwargs, classes, options.image_size, options.weights, options.pretrained, seed
+    )
+    preprocessing = preprocessing_of(model, options.image_size, options.mean, options.std)
+    image_shape = (3, *preprocessing.image_size)
+    fold_batch_norms(model, image_shape)
+    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed)
+    # From here on the model computes with the rounded weights, as the device will.
+    frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
+
+    pixels = calibration_images(options.calibration, CALIBRATION_BATCH, preprocessing, seed)
+    batch = normalized(pixels, preprocessing), random_target(len(pixels), classes, seed)
+    observed = observe_saved_tensors(model, adapter, image_shape)
+    scheme = choose_scheme(model, adapter, *batch, observed, options.saved_bits, options.levels)
+    return Adapted(model, preprocessing, adapter, frozen, scheme)
 
 
 def to_graph(
     name: str,
     captured: Captured,
-    model: nn.Module,
-    frozen: FrozenWeights,
+    adapted: Adapted,
     inputs: list[str],
     outputs: list[str],
 ) -> Graph:
     """Lowers a captured computation and runs the passes over it."""
-    tensors_of_model = [*model.named_parameters(), *model.named_buffers()]
+    tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
-    return remove_dead_code(lower(captured, name, inputs, outputs, frozen, names))
+    return remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))

@@ -134,7 +134,7 @@ def test_inspect_tells_what_is_inside(small_artifact):
     result = run_command("inspect", small_artifact, "--json").json
     assert result["model"] == "vit_tiny_patch16_224"
     assert result["adapter"] == "bias"
-    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == (4, "int8", 1)
+    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == ("4", "int8", 1)
     assert result["file_bytes"] == small_artifact.stat().st_size
     assert result["labels"] == ["blue", "green", "red"]
     assert "4 bits" in run_command("inspect", small_artifact).stdout
@@ -144,5 +144,5 @@ def test_fewer_saved_bits_save_fewer_bytes(small_artifact, tmp_path):
     from tests.conftest import pack
 
     saved = run_command("inspect", small_artifact, "--json").json["saved_bytes_per_image"]
-    exact = run_command("inspect", pack(tmp_path / "exact.s2a", saved_bits=32), "--json").json
+    exact = run_command("inspect", pack(tmp_path / "exact.s2a", saved_bits="32"), "--json").json
     assert saved < exact["saved_bytes_per_image"] / 5

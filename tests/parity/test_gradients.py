@@ -9,9 +9,9 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.session import Engine
 from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
 from edge_s2a.host.model import create_model
-from edge_s2a.host.package import select_adapter
-from edge_s2a.host.weights import freeze, named_constants
-from tests.conftest import SMALL_VIT, pack
+from edge_s2a.host.package import adapt, package
+from edge_s2a.host.weights import freeze
+from tests.conftest import SMALL_VIT, options_of
 
 BATCHES = (1, 2, 5)
 MODELS = {
@@ -26,44 +26,42 @@ MODELS = {
 }
 
 
-def perturbed_model(name, kwargs, weight_format):
-    """(model, adapter) in which no parameter is at its initial zero or one, with rounded weights."""
-    model = create_model(name, {**SMALL_VIT, **kwargs}, 3, None, None, False, seed=0)
-    generator = torch.Generator().manual_seed(1)
+def perturb(parameters, seed):
+    """Moves every parameter from its initial zero or one."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in parameters:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    adapter = select_adapter(model)
-    freeze(named_constants(model, set(adapter)), weight_format)
-    return model, adapter
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """(model name, bits, weight format) -> (engine, model, adapter), packed from the same perturbed weights."""
+    """(model, bits, weight format, adapter) -> (engine, adapted model) with the same perturbed parameters."""
     cache = {}
 
-    def get(model_key, bits, weight_format="fp32"):
-        key = (model_key, bits, weight_format)
+    def get(model_key, bits, weight_format="fp32", kinds=("bias",)):
+        key = (model_key, bits, weight_format, kinds)
         if key not in cache:
             name, kwargs = MODELS[model_key]
             folder = tmp_path_factory.mktemp("parity")
-            weights, _ = perturbed_model(name, kwargs, "fp32")
-            torch.save(weights.state_dict(), folder / "weights.pt")
-            path = pack(
-                folder / "model.s2a",
+            whole = create_model(name, {**SMALL_VIT, **kwargs}, 3, None, None, False, seed=0)
+            perturb(whole.parameters(), 1)
+            torch.save(whole.state_dict(), folder / "weights.pt")
+            options = options_of(
                 model_name=name,
                 model_kwargs={**SMALL_VIT, **kwargs},
                 weights=folder / "weights.pt",
-                saved_bits=bits,
+                saved_bits=str(bits),
                 weight_format=weight_format,
+                adapter_kinds=kinds,
             )
-            model, adapter = perturbed_model(name, kwargs, weight_format)
-            engine = Engine(Artifact(path), threads=1)
-            with torch.no_grad():  # packing draws a new head
-                for tensor_name, array in engine.adapter.items():
-                    array[...] = adapter[tensor_name].numpy()
-            cache[key] = engine, model, adapter
+            package(options, folder / "model.s2a")
+            adapted = adapt(options)
+            perturb(adapted.adapter.values(), 2)
+            engine = Engine(Artifact(folder / "model.s2a"), threads=1)
+            for tensor_name, array in engine.adapter.items():
+                array[...] = adapted.adapter[tensor_name].detach().numpy()
+            cache[key] = engine, adapted
         return cache[key]
 
     return get
@@ -74,6 +72,18 @@ def inputs(batch, seed=0):
     image = torch.randn(batch, 3, 32, 32, generator=generator)
     target = torch.softmax(torch.randn(batch, 3, generator=generator), -1) / batch
     return image, target
+
+
+def exact(adapted, image, target):
+    """By torch's own operators."""
+    logits = functional_call(adapted.model, adapted.adapter, (image,))
+    loss = soft_cross_entropy(logits, target)
+    return loss, logits, *torch.autograd.grad(loss, list(adapted.adapter.values()))
+
+
+def reference(adapted, image, target):
+    """By the operators that save codes, run eagerly."""
+    return loss_and_gradients(adapted.model, adapted.adapter, image, target, adapted.scheme)
 
 
 def compare(engine, expected, names, image, target, tolerance):
@@ -93,44 +103,50 @@ def compare(engine, expected, names, image, target, tolerance):
 @pytest.mark.parametrize("batch", BATCHES)
 def test_32_bit_gradients_equal_torch(packed, model_key, batch):
     """Against torch's own operators, not our substitutes: 1e-5 is float32 in another order."""
-    engine, model, adapter = packed(model_key, 32)
+    engine, adapted = packed(model_key, 32)
     image, target = inputs(batch)
-    logits = functional_call(model, adapter, (image,))
-    loss = soft_cross_entropy(logits, target)
-    expected = (loss, logits, *torch.autograd.grad(loss, list(adapter.values())))
-    compare(engine, expected, adapter, image, target, 1e-5)
+    compare(engine, exact(adapted, image, target), adapted.adapter, image, target, 1e-5)
 
 
 @pytest.mark.parametrize("model_key", MODELS)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_4_bit_gradients_equal_the_eager_reference(packed, model_key, batch):
     """1e-3 leaves room for values on a rounding boundary that tip into the next code."""
-    engine, model, adapter = packed(model_key, 4)
+    engine, adapted = packed(model_key, 4)
     image, target = inputs(batch)
-    compare(engine, loss_and_gradients(model, adapter, image, target, 4), adapter, image, target, 1e-3)
+    compare(engine, reference(adapted, image, target), adapted.adapter, image, target, 1e-3)
+
+
+@pytest.mark.parametrize("kinds", [("prompt",), ("side",), ("lowrank",), ("bias", "prompt", "side", "lowrank")])
+@pytest.mark.parametrize("bits", [4, 32])
+def test_structural_modules(packed, kinds, bits):
+    engine, adapted = packed("class token", bits, kinds=kinds)
+    image, target = inputs(3)
+    expected, tolerance = (exact, 1e-5) if bits == 32 else (reference, 1e-3)
+    compare(engine, expected(adapted, image, target), adapted.adapter, image, target, tolerance)
 
 
 @pytest.mark.parametrize("bits", [2, 8])
 @pytest.mark.parametrize("weight_format", ["fp16", "int8"])
 def test_other_bits_and_weight_formats(packed, bits, weight_format):
-    engine, model, adapter = packed("class token", bits, weight_format)
+    engine, adapted = packed("class token", bits, weight_format)
     image, target = inputs(3)
-    compare(engine, loss_and_gradients(model, adapter, image, target, bits), adapter, image, target, 1e-3)
+    compare(engine, reference(adapted, image, target), adapted.adapter, image, target, 1e-3)
 
 
 @pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8"])
 def test_inference_graph_equals_torch(packed, weight_format):
-    engine, model, adapter = packed("class token", 8, weight_format)
+    engine, adapted = packed("class token", 8, weight_format)
     for batch in BATCHES:
         image, _ = inputs(batch)
-        expected = functional_call(model, adapter, (image,)).detach().numpy()
+        expected = functional_call(adapted.model, adapted.adapter, (image,)).detach().numpy()
         np.testing.assert_allclose(engine.logits(image.numpy()), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [4, 32])
 def test_gradients_of_uneven_micro_batches_add_up(packed, bits):
     """5 = 2 + 2 + 1: targets divided by the effective batch size make accumulation exact."""
-    engine, _, adapter = packed("class token", bits)
+    engine, _ = packed("class token", bits)
     image, target = inputs(5)
     whole = engine.training_step(image.numpy(), target.numpy())
     whole_gradients = {name: array.copy() for name, array in whole.gradients.items()}
@@ -143,7 +159,7 @@ def test_gradients_of_uneven_micro_batches_add_up(packed, bits):
             total[name] += array
     assert loss == pytest.approx(whole.loss, rel=1e-5)
     norm = np.sqrt(sum(np.linalg.norm(array) ** 2 for array in whole_gradients.values()))
-    for name in adapter:
+    for name in total:
         assert np.linalg.norm(total[name] - whole_gradients[name]) <= 1e-5 * norm
 
 

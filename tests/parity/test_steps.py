@@ -8,10 +8,8 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.optimizer import EPSILON, SGD, AdamW
 from edge_s2a.device.session import Engine
 from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.model import create_model
-from edge_s2a.host.package import select_adapter
-from edge_s2a.host.weights import freeze, named_constants
-from tests.conftest import SMALL_VIT, pack
+from edge_s2a.host.package import adapt, package
+from tests.conftest import options_of
 
 STEPS = 10
 WEIGHT_DECAY = 0.05
@@ -37,11 +35,11 @@ def torch_optimizer(kind, adapter, lr):
     [("sgd", 0.05, 32, 1e-4), ("sgd", 0.05, 4, 2e-3), ("adamw", 2e-3, 32, 1e-3), ("adamw", 2e-3, 4, 1e-2)],
 )
 def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
-    path = pack(tmp_path / "model.s2a", saved_bits=bits, weight_format="int8")
-    model = create_model("vit_tiny_patch16_224", SMALL_VIT, 3, None, None, False, seed=0)
-    adapter = select_adapter(model)
-    freeze(named_constants(model, set(adapter)), "int8")
-    engine = Engine(Artifact(path), threads=1)
+    options = options_of(saved_bits=str(bits), weight_format="int8")
+    package(options, tmp_path / "model.s2a")
+    adapted = adapt(options)
+    model, adapter = adapted.model, adapted.adapter
+    engine = Engine(Artifact(tmp_path / "model.s2a"), threads=1)
     for name, array in engine.adapter.items():
         np.testing.assert_array_equal(array, adapter[name].detach().numpy())
     start = {name: array.copy() for name, array in engine.adapter.items()}
@@ -52,7 +50,7 @@ def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
     for _ in range(STEPS):
         image = torch.randn(4, 3, 32, 32, generator=generator)
         target = torch.nn.functional.one_hot(torch.randint(3, (4,), generator=generator), 3).float() / 4
-        loss, _, *gradients = loss_and_gradients(model, adapter, image, target, bits)
+        loss, _, *gradients = loss_and_gradients(model, adapter, image, target, adapted.scheme)
         for value, gradient in zip(adapter.values(), gradients, strict=True):
             value.grad = gradient
         reference.step()

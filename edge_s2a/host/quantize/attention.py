@@ -1,50 +1,69 @@
-"""Scaled dot-product attention whose backward pass recomputes the softmax from low-bit q, k and v."""
+"""Scaled dot-product attention whose backward pass recomputes the softmax from q, k and v."""
 
 import torch
 from torch import Tensor
 
-from edge_s2a.host.quantize.codes import decode_groups, encode_groups
+from edge_s2a.errors import UserError
+from edge_s2a.host.quantize.saved import Mark, mark
 
 
 class Attention(torch.autograd.Function):
     """softmax(q kT + mask) v for q, k, v of shape (batch, tokens, channels), q already scaled.
 
-    Saves codes of q, k and v. With p the recomputed softmax and g the gradient that arrives: dv = pT g,
+    Saves q, k and v. With p the recomputed softmax and g the gradient that arrives: dv = pT g,
     dp = g vT, ds = p (dp - sum(dp p)), dq = ds k, dk = dsT q.
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bits: int) -> Tensor:
-        ctx.bits, ctx.shapes = bits, (q.shape, k.shape, v.shape)
-        saved = [encode_groups(x.reshape(-1, x.shape[-1]), bits) for x in (q, k, v)]
-        ctx.parts = len(saved[0])
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         ctx.mask = mask
-        ctx.save_for_backward(*(tensor for parts in saved for tensor in parts))
+        names = ("attention_q", "attention_k", "attention_v")
+        ctx.save_for_backward(*(mark(x, Mark(name)) for x, name in zip((q, k, v), names, strict=True)))
         return torch.bmm(probabilities(q, k, mask), v)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        parts = ctx.parts
-        q, k, v = (
-            decode_groups(ctx.saved_tensors[i * parts : (i + 1) * parts], ctx.bits, shape[-1]).view(shape)
-            for i, shape in enumerate(ctx.shapes)
-        )
+        q, k, v = ctx.saved_tensors
         p = probabilities(q, k, ctx.mask)
         dv = torch.bmm(p.transpose(1, 2), grad)
         dp = torch.bmm(grad, v.transpose(1, 2))
         ds = p * (dp - (dp * p).sum(-1, keepdim=True))
-        return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), dv, None, None
+        return torch.bmm(ds, k), torch.bmm(ds.transpose(1, 2), q), dv, None
 
 
 def probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    """mask: (heads, tokens, keys) or with more leading axes, repeated over the rest of the batch."""
     scores = torch.bmm(q, k.transpose(1, 2))
-    return torch.softmax(scores if mask is None else scores + mask, dim=-1)
+    if mask is not None:
+        scores = (scores.view(-1, *mask.shape) + mask).view(scores.shape)
+    return torch.softmax(scores, dim=-1)
 
 
 def scaled_dot_product_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, bits: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """q (..., tokens, channels), k and v (..., keys, channels), as torch's function of this name."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    flat = [x.reshape(-1, x.shape[-2], x.shape[-1]) for x in (q * scale, k, v)]
-    return Attention.apply(*flat, mask, bits).view(*q.shape[:-1], v.shape[-1])
+    """query (..., tokens, channels), key and value (..., keys, channels), as torch's function of this name."""
+    if dropout_p or is_causal or enable_gqa:
+        raise UserError(
+            "attention with dropout, a causal mask or grouped queries cannot be packed; "
+            "vision transformers of timm use none of them in evaluation mode"
+        )
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    flat = [x.reshape(-1, x.shape[-2], x.shape[-1]) for x in (query * scale, key, value)]
+    mask = None if attn_mask is None else aligned(attn_mask, (*query.shape[:-1], key.shape[-2]))
+    return Attention.apply(*flat, mask).view(*query.shape[:-1], value.shape[-1])
+
+
+def aligned(mask: Tensor, scores_shape: tuple[int, ...]) -> Tensor:
+    """The mask for scores (..., heads, tokens, keys), less leading axes that only repeat it."""
+    mask = mask.expand(*mask.shape[:-3], *scores_shape[-min(mask.ndim, 3) :])
+    while mask.ndim > 3 and mask.shape[0] == 1:
+        mask = mask.squeeze(0)
+    return mask

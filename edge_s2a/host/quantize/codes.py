@@ -1,14 +1,11 @@
-"""Low-bit codes in torch, the same arithmetic as `edge_s2a.codec.reference`.
-
-`bits=32` stands for "keep the float": every saved tensor then passes unchanged, and gradients are exact.
-"""
+"""Low-bit codes in torch, the same arithmetic as `edge_s2a.codec.reference`."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import SMALLEST_SCALE, can_pack, group_size
+from edge_s2a.codec.reference import SMALLEST_SCALE, Levels, can_pack, group_size
 
 
 @torch.library.custom_op("edge_s2a::quantize", mutates_args=())
@@ -63,10 +60,8 @@ class Groups(NamedTuple):
     minimum: Tensor  # float16 (rows, n / group, 1)
 
 
-def encode_groups(x: Tensor, bits: int) -> tuple[Tensor, ...]:
-    """float32 (rows, n) -> the tensors to save: `Groups`, or `x` itself at 32 bits."""
-    if bits == 32:
-        return (x,)
+def encode_groups(x: Tensor, bits: int) -> Groups:
+    """float32 (rows, n) -> its codes."""
     rows, n = x.shape
     grouped = x.view(rows, n // group_size(n), group_size(n))
     low = grouped.amin(-1, keepdim=True)
@@ -77,27 +72,29 @@ def encode_groups(x: Tensor, bits: int) -> tuple[Tensor, ...]:
     return Groups(pack(codes.view(rows, n), bits), scale, minimum)
 
 
-def decode_groups(saved: tuple[Tensor, ...], bits: int, n: int) -> Tensor:
+def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
     """The float32 (rows, n) that `encode_groups` saved."""
-    if bits == 32:
-        return saved[0]
     packed, scale, minimum = saved
     rows = packed.shape[0]
     codes = unpack(packed, bits, n).view(rows, n // group_size(n), group_size(n))
     return (dequantize(codes, 1.0, 0) * scale.float() + minimum.float()).view(rows, n)
 
 
-def encode_levels(x: Tensor, bits: int, levels: dict[int, tuple[int, float]]) -> Tensor:
-    """Codes of values whose range is known beforehand, with (zero, step) for each bit width."""
-    if bits == 32:
-        return x
-    zero, step = levels[bits]
-    return pack(quantize(x, step, zero, bits), bits)
+def encode_levels(x: Tensor, bits: int, levels: Levels) -> Tensor:
+    """Codes of values whose range is known beforehand."""
+    return pack(quantize(polynomial(x, levels.encode), levels.step, levels.zero, bits), bits)
 
 
-def decode_levels(saved: Tensor, bits: int, n: int, levels: dict[int, tuple[int, float]]) -> Tensor:
+def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
     """The float32 (..., n) that `encode_levels` saved."""
-    if bits == 32:
-        return saved
-    zero, step = levels[bits]
-    return dequantize(unpack(saved, bits, n), step, zero)
+    return polynomial(dequantize(unpack(packed, bits, n), levels.step, levels.zero), levels.decode)
+
+
+def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """The value at `x` by Horner's rule; `x` itself without coefficients."""
+    if not coefficients:
+        return x
+    *lower, result = coefficients
+    for coefficient in reversed(lower):
+        result = x * result + coefficient
+    return result

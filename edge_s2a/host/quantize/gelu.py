@@ -1,12 +1,14 @@
-"""GELU whose backward pass multiplies by a low-bit code of the derivative."""
+"""GELU, exact and by tanh."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import GATE_LEVELS
-from edge_s2a.host.quantize.codes import decode_levels, encode_levels
+from edge_s2a.host.quantize.pointwise import Pointwise
+from edge_s2a.host.quantize.saved import Mark
+
+MARK = Mark("gelu", "levels", (-0.129, 1.129))
 
 
 def derivative(x: Tensor, approximate: str) -> Tensor:
@@ -23,17 +25,8 @@ def derivative(x: Tensor, approximate: str) -> Tensor:
     return tanh * 0.5 + 0.5 + (1 - tanh * tanh) * x * inner * 0.5
 
 
-class Gelu(torch.autograd.Function):
-    """Saves a code of f'(x): its range is a property of the function, so no scale is stored (paper: codes
-    "based on their derivatives"). Backward is one decode and one product."""
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten.gelu(x, approximate=approximate), derivative(x, approximate)
 
-    @staticmethod
-    def forward(ctx, x: Tensor, approximate: str, bits: int) -> Tensor:
-        ctx.bits, ctx.n = bits, x.shape[-1]
-        ctx.save_for_backward(encode_levels(derivative(x, approximate), bits, GATE_LEVELS))
-        return torch.ops.aten.gelu(x, approximate=approximate)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (saved,) = ctx.saved_tensors
-        return grad * decode_levels(saved, ctx.bits, ctx.n, GATE_LEVELS), None, None
+    return Pointwise.apply(x, function, MARK)

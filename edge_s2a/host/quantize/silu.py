@@ -1,24 +1,20 @@
-"""SiLU whose backward pass multiplies by a low-bit code of the derivative."""
+"""SiLU (swish)."""
 
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import GATE_LEVELS
-from edge_s2a.host.quantize.codes import decode_levels, encode_levels
+from edge_s2a.host.quantize.pointwise import Pointwise
+from edge_s2a.host.quantize.saved import Mark
+
+MARK = Mark("silu", "levels", (-0.100, 1.100))
 
 
-class Silu(torch.autograd.Function):
-    """x s with s = sigmoid(x). Saves a code of the derivative s (1 + x (1 - s)), as `Gelu` does."""
+def silu(x: Tensor, inplace: bool = False) -> Tensor:
+    """x s with s = sigmoid(x); the derivative is s (1 + x (1 - s))."""
 
-    @staticmethod
-    def forward(ctx, x: Tensor, bits: int) -> Tensor:
-        ctx.bits, ctx.n = bits, x.shape[-1]
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
         gate = torch.sigmoid(x)
         y = x * gate
-        ctx.save_for_backward(encode_levels(gate + y * (1 - gate), bits, GATE_LEVELS))
-        return y
+        return y, gate + y * (1 - gate)
 
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        (saved,) = ctx.saved_tensors
-        return grad * decode_levels(saved, ctx.bits, ctx.n, GATE_LEVELS), None
+    return Pointwise.apply(x, function, MARK)

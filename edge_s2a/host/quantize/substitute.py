@@ -1,63 +1,55 @@
-"""Replaces torch's non-parametric operators by those that save codes, while a model runs.
+"""Replaces torch's non-parametric operators by those that say what they save, while a model runs.
 
 Works on the calls and not on the modules, so it holds for every timm model whose code calls them.
 """
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from edge_s2a.errors import UserError
 from edge_s2a.host.quantize.attention import scaled_dot_product_attention
-from edge_s2a.host.quantize.gelu import Gelu
-from edge_s2a.host.quantize.layer_norm import layer_norm
+from edge_s2a.host.quantize.average_pool import adaptive_avg_pool2d, avg_pool2d
+from edge_s2a.host.quantize.batch_norm import batch_norm
+from edge_s2a.host.quantize.convolution import conv2d
+from edge_s2a.host.quantize.gelu import gelu
+from edge_s2a.host.quantize.hard_swish import hard_sigmoid, hard_swish
+from edge_s2a.host.quantize.layer_norm import group_norm, layer_norm
+from edge_s2a.host.quantize.max_pool import max_pool2d
+from edge_s2a.host.quantize.relu import hardtanh, leaky_relu, relu, relu6
 from edge_s2a.host.quantize.rms_norm import rms_norm
-from edge_s2a.host.quantize.silu import Silu
-
-
-class SavedBits(TorchFunctionMode):
-    """Within this context GELU, SiLU, LayerNorm, RMSNorm and attention keep `bits`-bit codes for backward."""
-
-    def __init__(self, bits: int):
-        super().__init__()
-        self.bits = bits
-
-    def __torch_function__(self, function, types, arguments=(), keywords=None):
-        keywords = keywords or {}
-        replacement = REPLACEMENTS.get(function)
-        if replacement is None:
-            return function(*arguments, **keywords)
-        return replacement(self.bits, *arguments, **keywords)
-
-
-def _gelu(bits, x, approximate="none"):
-    return Gelu.apply(x, approximate, bits)
-
-
-def _layer_norm(bits, x, normalized_shape, weight=None, bias=None, eps=1e-5):
-    return layer_norm(x, normalized_shape, weight, bias, eps, bits)
-
-
-def _rms_norm(bits, x, normalized_shape, weight=None, eps=None):
-    return rms_norm(x, normalized_shape, weight, eps, bits)
-
-
-def _silu(bits, x, inplace=False):
-    return Silu.apply(x, bits)
-
-
-def _attention(bits, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
-    if dropout_p or is_causal or enable_gqa:
-        raise UserError(
-            "attention with dropout, a causal mask or grouped queries cannot be packed; "
-            "vision transformers of timm use none of them in evaluation mode"
-        )
-    return scaled_dot_product_attention(q, k, v, attn_mask, scale, bits)
-
+from edge_s2a.host.quantize.saved import Mark, Restore, SavedTensors
+from edge_s2a.host.quantize.sigmoid import sigmoid, tanh
+from edge_s2a.host.quantize.silu import silu
 
 REPLACEMENTS = {
-    functional.gelu: _gelu,
-    functional.silu: _silu,
-    functional.layer_norm: _layer_norm,
-    functional.rms_norm: _rms_norm,
-    functional.scaled_dot_product_attention: _attention,
+    functional.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    functional.avg_pool2d: avg_pool2d,
+    functional.batch_norm: batch_norm,
+    functional.conv2d: conv2d,
+    functional.gelu: gelu,
+    functional.group_norm: group_norm,
+    functional.hardsigmoid: hard_sigmoid,
+    functional.hardswish: hard_swish,
+    functional.hardtanh: hardtanh,
+    functional.layer_norm: layer_norm,
+    functional.leaky_relu: leaky_relu,
+    functional.max_pool2d: max_pool2d,
+    functional.relu: relu,
+    functional.relu6: relu6,
+    functional.rms_norm: rms_norm,
+    functional.scaled_dot_product_attention: scaled_dot_product_attention,
+    functional.silu: silu,
+    torch.relu: relu,
+    torch.sigmoid: sigmoid,
+    torch.tanh: tanh,
+    Tensor.relu: relu,
+    Tensor.sigmoid: sigmoid,
+    Tensor.tanh: tanh,
 }
+
+
+def saved_tensors(keep: Callable[[int, Mark, Tensor], Restore], constants: list[Tensor]) -> SavedTensors:
+    """The context in which this package's operators stand for torch's and `keep` keeps what is saved."""
+    return SavedTensors(keep, constants, REPLACEMENTS)

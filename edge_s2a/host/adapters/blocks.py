@@ -1,0 +1,96 @@
+"""Finds the repeated blocks of a timm model, and what goes into them."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from edge_s2a.errors import UserError
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
+# Parts of a model that hold sequences, but no blocks.
+OUTSIDE = ("stem", "patch_embed", "head", "norm", "pool", "fc", "classifier", "rope", "pos_embed", "downsample")
+
+
+class Block(NamedTuple):
+    """One block and the shape of its input without the batch axis."""
+
+    name: str
+    module: nn.Module
+    layout: str  # "tokens" (tokens, channels), "NHWC" (height, width, channels), "NCHW" (channels, height, width)
+    input_shape: tuple[int, ...]
+    prefix_tokens: int  # class, distillation and register tokens before those of the image
+    grid: tuple[int, int]  # height and width of the feature map
+
+    @property
+    def channels(self) -> int:
+        return self.input_shape[0 if self.layout == "NCHW" else -1]
+
+
+def blocks_of(model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
+    """The blocks in the order in which they run on an image. Raises UserError if there are none."""
+    named = {module: name for name, module in candidates(model)}
+    ran: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, arguments: tuple) -> None:
+        if arguments and isinstance(arguments[0], Tensor):
+            ran.setdefault(module, tuple(arguments[0].shape[1:]))
+
+    handles = [module.register_forward_pre_hook(note) for module in named]
+    with torch.no_grad():
+        model(torch.zeros(1, *image_shape))
+    for handle in handles:
+        handle.remove()
+    blocks = [describe(model, named[module], module, shape, image_shape) for module, shape in ran.items()]
+    if not blocks:
+        raise UserError(f"{type(model).__name__} has no sequence of blocks to adapt; use --adapter bias")
+    return blocks
+
+
+def candidates(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of the items of all sequences that are no sequences themselves; a stage, which holds its
+    own sequence under one of the usual names, is taken apart."""
+    for name, child in module.named_children():
+        if name.startswith(OUTSIDE):
+            continue
+        inner = [child] if isinstance(child, CONTAINERS) else []
+        inner += [getattr(child, key) for key in ("blocks", "layers", "stages") if is_sequence(child, key)]
+        for sequence in inner:
+            path = prefix + name + ("" if sequence is child else f".{name_of(child, sequence)}")
+            for key, item in sequence.named_children():
+                if isinstance(item, CONTAINERS) or any(is_sequence(item, key) for key in ("blocks", "layers")):
+                    yield from candidates(wrapper(key, item), f"{path}.")
+                elif [*item.children()] and [*item.parameters()]:
+                    yield f"{path}.{key}", item
+
+
+def is_sequence(module: nn.Module, key: str) -> bool:
+    return isinstance(getattr(module, key, None), CONTAINERS)
+
+
+def name_of(parent: nn.Module, child: nn.Module) -> str:
+    return next(name for name, module in parent.named_children() if module is child)
+
+
+def wrapper(name: str, module: nn.Module) -> nn.Module:
+    """A module with `module` as its only child, without changing the tree that it is part of."""
+    outer = nn.Module()
+    outer.add_module(name, module)
+    return outer
+
+
+def describe(
+    model: nn.Module, name: str, module: nn.Module, shape: tuple[int, ...], image_shape: tuple[int, ...]
+) -> Block:
+    if len(shape) == 3:
+        layout = "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+        return Block(name, module, layout, shape, 0, shape[:2] if layout == "NHWC" else shape[1:])
+    if len(shape) != 2:
+        raise UserError(f"the input of block {name} has shape {shape}, neither tokens nor a feature map")
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    tokens = shape[0] - prefix
+    height = round((tokens * image_shape[1] / image_shape[2]) ** 0.5)
+    if height == 0 or tokens % height:
+        raise UserError(f"the {tokens} image tokens of block {name} form no grid")
+    return Block(name, module, "tokens", shape, prefix, (height, tokens // height))

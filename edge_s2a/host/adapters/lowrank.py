@@ -1,0 +1,102 @@
+"""The lowrank module [ours]: a low-rank map of each norm's output, beside the layers that follow it.
+
+y = x + f(n) + B A n with n = norm(x), A (rank, channels) and B (channels, rank) zero at the start. The gradient of A
+needs n alone, whose normalised half the norm's own backward pass saves already in few bits: it reads that
+code, and what the module adds to memory is A n, of `rank` channels.
+
+A network without such norms (its BatchNorm, frozen, saves nothing) has no code to share: there each block's
+input feeds a map beside the whole block, averaged over positions where the block reduces them, and is saved in
+few bits.
+"""
+
+import torch
+from timm.layers import LayerNorm2d, RmsNorm
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_s2a.host.adapters.blocks import Block
+
+NORM_RANK = 2
+BLOCK_RANK = 4  # the input of a block is richer than that of a branch, and there are fewer of them
+# Where blocks of timm add a branch to their residual: (norm that feeds the branch, module at its end).
+BRANCHES = (("norm1", "drop_path1"), ("norm2", "drop_path2"), ("norm", "drop_path"))
+
+
+class LowRank(nn.Module):
+    """x (..., inputs), or (batch, inputs, height, width) if channels_first -> B A x with `outputs` channels."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, channels_first: bool, generator: torch.Generator):
+        super().__init__()
+        self.channels_first = channels_first
+        self.down = nn.Parameter(torch.randn(rank, inputs, generator=generator) * inputs**-0.5)
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.channels_first:
+            return x @ self.down.t() @ self.up.t()
+        return functional.conv2d(functional.conv2d(x, self.down[:, :, None, None]), self.up[:, :, None, None])
+
+
+def inject(
+    model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...], generator: torch.Generator
+) -> list[str]:
+    """Adds a map for each branch that a norm feeds, or else for each block, as `model.lowrank.<n>`; returns the
+    names of its parameters."""
+    maps = []
+    for block in blocks:
+        for norm_name, end_name in BRANCHES:
+            norm, end = getattr(block.module, norm_name, None), getattr(block.module, end_name, None)
+            if isinstance(norm, nn.LayerNorm | RmsNorm) and end is not None:
+                maps.append(beside_branch(norm, end, block.channels, generator))
+    if not maps:
+        channels = output_channels(model, blocks, image_shape)
+        maps = [beside_block(block, outputs, generator) for block, outputs in zip(blocks, channels, strict=True)]
+    model.lowrank = nn.ModuleList(maps)
+    return [f"lowrank.{name}" for name, _ in model.lowrank.named_parameters()]
+
+
+def beside_branch(norm: nn.Module, end: nn.Module, channels: int, generator: torch.Generator) -> LowRank:
+    """From the output of `norm` to that of `end`."""
+    lowrank = LowRank(channels, channels, NORM_RANK, isinstance(norm, LayerNorm2d), generator)
+    normalized: list[Tensor] = []
+
+    def remember(_module, _arguments, output: Tensor) -> None:
+        normalized[:] = [output]
+
+    def add(_module, _arguments, output: Tensor) -> Tensor:
+        update = lowrank(normalized.pop())
+        return output + (update if update.shape == output.shape else update.permute(0, 3, 1, 2))
+
+    norm.register_forward_hook(remember)
+    end.register_forward_hook(add)
+    return lowrank
+
+
+def beside_block(block: Block, outputs: int, generator: torch.Generator) -> LowRank:
+    """From the input of the block to its output."""
+    lowrank = LowRank(block.channels, outputs, BLOCK_RANK, block.layout == "NCHW", generator)
+
+    def add(_module, arguments, output: Tensor) -> Tensor:
+        x = arguments[0]
+        if x.ndim == 4 and x.shape[2:] != output.shape[2:]:
+            x = functional.adaptive_avg_pool2d(x, output.shape[2:])
+        return output + lowrank(x)
+
+    block.module.register_forward_hook(add)
+    return lowrank
+
+
+def output_channels(model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...]) -> list[int]:
+    """Channels of what each block returns."""
+    channels: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, _arguments, output: Tensor) -> None:
+        layout = next(block.layout for block in blocks if block.module is module)
+        channels[module] = output.shape[1 if layout == "NCHW" else -1]
+
+    handles = [block.module.register_forward_hook(note) for block in blocks]
+    with torch.no_grad():
+        model(torch.zeros(1, *image_shape))
+    for handle in handles:
+        handle.remove()
+    return [channels[block.module] for block in blocks]

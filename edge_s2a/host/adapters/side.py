@@ -1,0 +1,103 @@
+"""The side module (paper: LSB, figure 2): a lite branch beside the backbone, read by the classifier.
+
+For each block: channel average pooling of its input (no parameters, saves nothing), added to the side state, then
+pointwise, depthwise and pointwise convolution; only their inputs, of reduced width, are saved. Without other
+modules no gradient enters the backbone at all.
+
+Ours, where the paper's text could not be read: the convolutions are a residual of the state, with the last
+one zero at the start, so that every block has a gradient from the first step; at a change of stage the state is
+averaged over positions and averaged or repeated over channels, which needs no parameters; the state of the last
+block is averaged over positions and normalised before the classifier.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edge_s2a.host.adapters.blocks import Block
+from edge_s2a.host.quantize.average_pool import averaging
+
+POOLING = 8
+KERNEL = 3
+LEAST_WIDTH = 4
+
+
+class SideBlock(nn.Module):
+    """One step of the side state (batch, width, height, width of the map)."""
+
+    def __init__(self, block: Block, before: "SideBlock | None", generator: torch.Generator):
+        super().__init__()
+        self.layout, self.prefix_tokens, self.grid = block.layout, block.prefix_tokens, block.grid
+        self.width = max(LEAST_WIDTH, block.channels // POOLING)
+        self.register_buffer("pooling", averaging(block.channels, self.width), persistent=False)
+        self.changes = before is not None and (before.width, before.grid) != (self.width, self.grid)
+        if self.changes:
+            self.register_buffer("rows", averaging(before.grid[0], self.grid[0]), persistent=False)
+            self.register_buffer("columns", averaging(before.grid[1], self.grid[1]), persistent=False)
+            self.register_buffer("channels", averaging(before.width, self.width), persistent=False)
+        self.reduce = nn.Conv2d(self.width, self.width, 1)
+        self.mix = nn.Conv2d(self.width, self.width, KERNEL, padding=KERNEL // 2, groups=self.width)
+        self.expand = nn.Conv2d(self.width, self.width, 1)
+        with torch.no_grad():
+            for convolution in (self.reduce, self.mix):
+                fan_in = convolution.weight[0].numel()
+                convolution.weight.normal_(0, fan_in**-0.5, generator=generator)
+                convolution.bias.zero_()
+            self.expand.weight.zero_()
+            self.expand.bias.zero_()
+
+    def forward(self, x: Tensor, state: Tensor | None) -> Tensor:
+        pooled = self.pooled(x)
+        state = pooled if state is None else pooled + self.transition(state)
+        return state + self.expand(self.mix(self.reduce(state)))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The block's input at the width of the branch: (batch, width, height, width of the map)."""
+        if self.layout == "NCHW":
+            return functional.conv2d(x, self.pooling.t()[:, :, None, None])
+        if self.layout == "tokens":
+            x = x[:, self.prefix_tokens :].reshape(x.shape[0], *self.grid, x.shape[-1])
+        return (x @ self.pooling).permute(0, 3, 1, 2)
+
+    def transition(self, state: Tensor) -> Tensor:
+        if not self.changes:
+            return state
+        state = functional.conv2d(state, self.channels.t()[:, :, None, None])
+        return self.rows.t() @ (state @ self.columns)
+
+
+class SideBranch(nn.Module):
+    def __init__(self, blocks: list[Block], classes: int, generator: torch.Generator):
+        super().__init__()
+        steps: list[SideBlock] = []
+        for block in blocks:
+            steps.append(SideBlock(block, steps[-1] if steps else None, generator))
+        self.steps = nn.ModuleList(steps)
+        self.classifier = nn.Linear(steps[-1].width, classes, bias=False)
+        nn.init.zeros_(self.classifier.weight)
+        self.state: Tensor | None = None
+
+    def step(self, index: int, x: Tensor) -> None:
+        self.state = self.steps[index](x, None if index == 0 else self.state)
+
+    def logits(self) -> Tensor:
+        """(batch, classes): the columns that a classifier of the concatenated features has for the side."""
+        features = self.state.mean((2, 3))
+        return self.classifier(functional.layer_norm(features, features.shape[-1:]))
+
+
+def inject(
+    model: nn.Module, blocks: list[Block], heads: list[nn.Module], classes: int, generator: torch.Generator
+) -> list[str]:
+    """Adds the branch as `model.side`; returns the names of its parameters. A classifier W of concatenated
+    features [f, s] is W_f f + W_s s: its second half stands in the branch and is added to the head's output."""
+    model.side = SideBranch(blocks, classes, generator)
+    for index, block in enumerate(blocks):
+
+        def step(_module, arguments, index=index):
+            model.side.step(index, arguments[0])
+
+        block.module.register_forward_pre_hook(step)
+    for head in heads:
+        head.register_forward_hook(lambda _module, _arguments, output: output + model.side.logits())
+    return [f"side.{name}" for name, _ in model.side.named_parameters()]

@@ -1,0 +1,219 @@
+"""Elementwise operators, codes, reductions, softmax and norms."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import fx
+
+from edge_s2a.host.ir import TensorType
+from edge_s2a.host.lowerings.table import LOWERINGS, lowers, result_type, tensor_type
+
+aten = torch.ops.aten
+
+
+def elementwise(op: str) -> Callable:
+    def function(low, node: fx.Node, *operands, **_) -> str:
+        dtype = operand_dtype(low, operands)
+        names = [x if isinstance(x, str) else low.constant(x, dtype) for x in operands]
+        return low.emit(op, names, result_type(node))
+
+    return function
+
+
+def operand_dtype(low, operands) -> np.dtype:
+    """Of the tensors among the operands, which differ from the result's in comparisons."""
+    return next(low.types[x].dtype for x in operands if isinstance(x, str))
+
+
+for _target, _op in {
+    aten.relu.default: "Relu",
+    aten.abs.default: "Abs",
+    aten.log.default: "Log",
+    aten.sin.default: "Sin",
+    aten.cos.default: "Cos",
+    aten.maximum.default: "Max",
+    aten.minimum.default: "Min",
+    aten.gt.Scalar: "Greater",
+    aten.gt.Tensor: "Greater",
+    aten.ge.Scalar: "GreaterOrEqual",
+    aten.ge.Tensor: "GreaterOrEqual",
+    aten.lt.Scalar: "Less",
+    aten.lt.Tensor: "Less",
+    aten.le.Scalar: "LessOrEqual",
+    aten.le.Tensor: "LessOrEqual",
+    aten.eq.Scalar: "Equal",
+    aten.eq.Tensor: "Equal",
+    aten.logical_and.default: "And",
+    aten.logical_not.default: "Not",
+    aten.bitwise_not.default: "Not",
+    aten.div.Tensor: "Div",
+    aten.div.Scalar: "Div",
+    aten.neg.default: "Neg",
+    aten.erf.default: "Erf",
+    aten.exp.default: "Exp",
+    aten.tanh.default: "Tanh",
+    aten.sigmoid.default: "Sigmoid",
+    aten.sqrt.default: "Sqrt",
+    aten.reciprocal.default: "Reciprocal",
+    aten.bitwise_or.Tensor: "BitwiseOr",
+    aten.where.self: "Where",
+    aten.bitwise_and.Scalar: "BitwiseAnd",
+}.items():
+    LOWERINGS[_target] = elementwise(_op)
+
+
+@lowers(aten.mul.Tensor, aten.mul.Scalar)
+def _mul(low, node, a, b):
+    return low.other_operand(node, 1) or elementwise("Mul")(low, node, a, b)
+
+
+@lowers(aten.bitwise_and.Tensor)
+def _bitwise_and(low, node, a, b):
+    return elementwise("And" if result_type(node).dtype == np.bool_ else "BitwiseAnd")(low, node, a, b)
+
+
+@lowers(aten.threshold_backward.default)
+def _threshold_backward(low, node, grad, x, threshold):
+    mask = low.emit(
+        "Greater", [x, low.constant(threshold, np.float32)], TensorType(np.dtype(np.bool_), low.types[x].shape)
+    )
+    return low.emit("Where", [mask, grad, low.constant(0, np.float32)], result_type(node))
+
+
+@lowers(aten.add.Tensor, aten.add.Scalar)
+def _add(low, node, a, b, alpha=1):
+    if same := low.other_operand(node, 0):
+        return same
+    return elementwise("Add")(low, node, a, _scaled(low, node, b, alpha))
+
+
+@lowers(aten.sub.Tensor, aten.sub.Scalar)
+def _sub(low, node, a, b, alpha=1):
+    if same := low.other_operand(node, 0, only_second=True):
+        return same
+    return elementwise("Sub")(low, node, a, _scaled(low, node, b, alpha))
+
+
+@lowers(aten.rsub.Scalar)
+def _rsub(low, node, a, b, alpha=1):
+    return elementwise("Sub")(low, node, b, _scaled(low, node, a, alpha))
+
+
+def _scaled(low, node, value, alpha):
+    return value if alpha == 1 else elementwise("Mul")(low, node, value, alpha)
+
+
+@lowers(aten.pow.Tensor_Scalar)
+def _pow(low, node, x, exponent):
+    if exponent == 2:
+        return low.emit("Mul", [x, x], result_type(node))
+    return elementwise("Pow")(low, node, x, float(exponent))
+
+
+@lowers(aten.rsqrt.default)
+def _rsqrt(low, node, x):
+    return low.emit("Reciprocal", [low.emit("Sqrt", [x], result_type(node))], result_type(node))
+
+
+@lowers(aten.clamp.default)
+def _clamp(low, node, x, low_bound=None, high_bound=None):
+    dtype = result_type(node).dtype
+    bounds = ["" if bound is None else low.constant(bound, dtype) for bound in (low_bound, high_bound)]
+    return low.emit("Clip", [x, *bounds], result_type(node))
+
+
+def shift(direction: str) -> Callable:
+    def function(low, node, x, amount):
+        count = low.constant(amount, result_type(node).dtype)
+        return low.emit("BitShift", [x, count], result_type(node), direction=direction)
+
+    return function
+
+
+LOWERINGS[aten.__lshift__.Scalar] = shift("LEFT")
+LOWERINGS[aten.__rshift__.Scalar] = shift("RIGHT")
+
+
+@lowers(torch.ops.edge_s2a.quantize.default)
+def _quantize(low, node, x, step, zero, bits):
+    uint8 = result_type(node)
+    inputs = [x, low.constant(step, np.float32), low.constant(zero, np.uint8)]
+    codes = low.emit("QuantizeLinear", inputs, uint8)
+    if bits == 8:
+        return codes
+    limits = [low.constant(limit, np.uint8) for limit in (0, 2**bits - 1)]
+    return low.emit("Clip", [codes, *limits], uint8)
+
+
+@lowers(torch.ops.edge_s2a.dequantize.default)
+def _dequantize(low, node, codes, step, zero):
+    inputs = [codes, low.constant(step, np.float32), low.constant(zero, np.uint8)]
+    return low.emit("DequantizeLinear", inputs, result_type(node))
+
+
+@lowers(aten.gelu.default)
+def _gelu(low, node, x, approximate="none"):
+    return low.emit("Gelu", [x], result_type(node), approximate=approximate)
+
+
+@lowers(aten._to_copy.default)
+def _to_copy(low, node, x, dtype=None, **_):
+    if low.types[x].dtype == result_type(node).dtype:
+        return x
+    return low.emit("Cast", [x], result_type(node), to=result_type(node).dtype)
+
+
+def reduction(op: str) -> Callable:
+    def function(low, node, x, axes=None, keepdim=False, **_):
+        axes = [axes] if isinstance(axes, int) else axes
+        inputs = [x] if not axes else [x, low.constant(list(axes), np.int64)]
+        return low.emit(op, inputs, result_type(node), keepdims=int(keepdim))
+
+    return function
+
+
+LOWERINGS[aten.sum.dim_IntList] = LOWERINGS[aten.sum.default] = reduction("ReduceSum")
+LOWERINGS[aten.mean.dim] = LOWERINGS[aten.mean.default] = reduction("ReduceMean")
+LOWERINGS[aten.amin.default] = reduction("ReduceMin")
+LOWERINGS[aten.amax.default] = reduction("ReduceMax")
+
+
+@lowers(aten._softmax.default)
+def _softmax(low, node, x, axis, _half):
+    return low.emit("Softmax", [x], result_type(node), axis=axis)
+
+
+@lowers(aten._softmax_backward_data.default)
+def _softmax_backward(low, node, grad, output, axis, _dtype):
+    result = result_type(node)
+    weighted = low.emit("Mul", [grad, output], result)
+    shape = tuple(1 if index == axis % len(result.shape) else d for index, d in enumerate(result.shape))
+    total = low.emit(
+        "ReduceSum", [weighted, low.constant([axis], np.int64)], TensorType(result.dtype, shape), keepdims=1
+    )
+    return low.emit("Sub", [weighted, low.emit("Mul", [output, total], result)], result)
+
+
+@lowers(aten._log_softmax.default)
+def _log_softmax(low, node, x, axis, _half):
+    return low.emit("LogSoftmax", [x], result_type(node), axis=axis)
+
+
+@lowers(aten._log_softmax_backward_data.default)
+def _log_softmax_backward(low, node, grad, output, axis, _dtype):
+    result = result_type(node)
+    shape = list(result.shape)
+    shape[axis] = 1
+    axes = low.constant([axis], np.int64)
+    total = low.emit("ReduceSum", [grad, axes], TensorType(result.dtype, tuple(shape)), keepdims=1)
+    scaled = low.emit("Mul", [low.emit("Exp", [output], result), total], result)
+    return low.emit("Sub", [grad, scaled], result)
+
+
+@lowers(aten.native_layer_norm.default)
+def _native_layer_norm(low, node, x, shape, weight, bias, eps):
+    results = [tensor_type(value) for value in node.meta["val"]]
+    scale = weight or low.constant(np.ones(shape), np.float32)
+    inputs = [x, scale] + ([bias] if bias else [])
+    return low.emit("LayerNormalization", inputs, results, axis=-len(shape), epsilon=eps)

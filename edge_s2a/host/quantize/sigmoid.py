@@ -1,0 +1,30 @@
+"""Sigmoid and tanh."""
+
+import torch
+from torch import Tensor
+
+from edge_s2a.host.quantize.pointwise import Pointwise
+from edge_s2a.host.quantize.saved import Mark
+
+SIGMOID = Mark("sigmoid", "levels", (0.0, 0.25))
+TANH = Mark("tanh", "levels", (0.0, 1.0))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """s = 1 / (1 + exp(-x)); the derivative is s (1 - s)."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.sigmoid(x)
+        return y, y * (1 - y)
+
+    return Pointwise.apply(x, function, SIGMOID)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The derivative is 1 - tanh(x)^2."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.tanh(x)
+        return y, 1 - y * y
+
+    return Pointwise.apply(x, function, TANH)
