@@ -245,9 +245,8 @@ def table(options: argparse.Namespace) -> None:
             continue
         full = [record["accuracy"] for record in of_pair if record["method"] == "full"]
         print(f"\n**{pair.replace('/', ', ')}**\n")
-        print(
-            "| method | trained | accuracy | against full | seeds | rate | saved an image |\n|---|---|---|---|---|---|---|"
-        )
+        print("| method | trained | accuracy | against full | seeds | rate | saved an image |")
+        print("|---|---|---|---|---|---|---|")
         for method in sorted({r["method"] for r in of_pair}, key=lambda m: (m not in ("full", "linear"), m)):
             rows = [record for record in of_pair if record["method"] == method]
             accuracy = [100 * record["accuracy"] for record in rows]

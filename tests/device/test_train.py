@@ -126,7 +126,7 @@ def test_check_replays_the_golden_step(small_artifact):
     done = run_command("check", small_artifact, "--json")
     assert done.returncode == 0, done.stderr
     assert done.json["ok"] is True
-    assert set(done.json["errors"]) == {"loss", "logits", "gradients", "update"}
+    assert set(done.json["errors"]) == {"loss", "logits", "gradients", "worst_gradient", "update"}
     assert 0 < done.json["max_relative_error"] < 1e-3
 
 

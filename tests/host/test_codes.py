@@ -93,7 +93,7 @@ def test_group_size_divides_and_is_at_most_32():
 RANGES = [(-0.129, 1.129), (-0.1, 1.1), (0.0, 0.25), (0.0, 1.0), (-0.5, 1.5)]
 
 
-@pytest.mark.parametrize("bits", (4, 8))
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("derivative_range", RANGES)
 def test_uniform_levels_cover_the_derivatives(bits, derivative_range):
     """Half a step of error, a little more at the ends, where the range may overshoot the last level."""
@@ -117,7 +117,7 @@ def test_limits_of_the_derivative_are_exact_at_4_bits(derivative_range):
     np.testing.assert_allclose(decoded, x, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", (2, 4))
+@pytest.mark.parametrize("bits", [2, 4])
 def test_fitted_levels_err_less_than_uniform_ones(bits):
     """On the derivatives of GELU at inputs as a transformer has them: mostly negative."""
     x = torch.randn(20000, generator=torch.Generator().manual_seed(0)) - 1

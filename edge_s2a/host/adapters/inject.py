@@ -20,9 +20,8 @@ def parse_adapter(text: str) -> list[str]:
     names = [name for part in text.split("+") for name in (S2A if part == "s2a" else (part,))]
     for name in names:
         if name not in KINDS:
-            raise UserError(
-                f"--adapter {text}: there is no module {name!r}; join some of {', '.join(KINDS)} or s2a by +"
-            )
+            known = ", ".join(KINDS)
+            raise UserError(f"--adapter {text}: there is no module {name!r}; join some of {known} or s2a by +")
     return [kind for kind in KINDS if kind in names]
 
 

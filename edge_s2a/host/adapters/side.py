@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_s2a.host.adapters.blocks import Block
-from edge_s2a.host.quantize.average_pool import averaging
+from edge_s2a.host.quantize.average_pool import average_axes, averaging
 
 POOLING = 8
 KERNEL = 3
@@ -63,7 +63,7 @@ class SideBlock(nn.Module):
         if not self.changes:
             return state
         state = functional.conv2d(state, self.channels.t()[:, :, None, None])
-        return self.rows.t() @ (state @ self.columns)
+        return average_axes(state, self.rows, self.columns)
 
 
 class SideBranch(nn.Module):

@@ -23,9 +23,8 @@ def _convolution(low, node, x, weight, bias, stride, padding, dilation, transpos
 
 
 @lowers(aten.convolution_backward.default)
-def _convolution_backward(
-    low, node, grad, x, weight, _bias_sizes, stride, padding, dilation, _transposed, _out, groups, _
-):
+def _convolution_backward(low, node, grad, x, weight, _bias_sizes, stride, padding, dilation, *rest):
+    groups = rest[2]
     needs_input, needs_weight, needs_bias = node.args[-1]
     geometry = (list(stride), list(padding), list(dilation), groups)
     results = [value if value is None else tensor_type(value) for value in node.meta["val"]]
@@ -83,7 +82,7 @@ def turned_kernel(low, weight: str) -> str:
 def weight_gradient(low, grad, x, result, stride, padding, dilation, groups) -> str:
     """For each place in the kernel, the sum over positions of the gradient times the input there: the input,
     cut to where that place of the kernel lies on it. The kernels that are trained are small."""
-    batch, outputs, rows, columns = low.types[grad].shape
+    _, outputs, rows, columns = low.types[grad].shape
     _, channels, *kernel = result.shape
     x = padded(low, x, padding)
     places = []
@@ -91,7 +90,7 @@ def weight_gradient(low, grad, x, result, stride, padding, dilation, groups) -> 
         for column in range(kernel[1]):
             starts = [row * dilation[0], column * dilation[1]]
             ends = [s + (n - 1) * step + 1 for s, n, step in zip(starts, (rows, columns), stride, strict=True)]
-            part = low.types[x].shape[:2] + (rows, columns)
+            part = (*low.types[x].shape[:2], rows, columns)
             inputs = [low.constant(values, np.int64) for values in (starts, ends, [2, 3], stride)]
             seen = x if part == low.types[x].shape else low.emit("Slice", [x, *inputs], TensorType(result.dtype, part))
             places.append(correlation(low, grad, seen, groups, TensorType(result.dtype, (outputs, channels, 1))))
@@ -113,7 +112,7 @@ def padded(low, x: str, padding: list[int]) -> str:
 def correlation(low, grad: str, x: str, groups: int, result: TensorType) -> str:
     """(outputs, channels, 1): sums over batch and positions of grad (batch, outputs, ...) times x (batch, inputs,
     ...)."""
-    outputs, channels, _ = result.shape
+    outputs = result.shape[0]
     batch, inputs, rows, columns = low.types[x].shape
     if groups == 1:
         flat = [low.reshape(value, (batch, n, rows * columns)) for value, n in ((grad, outputs), (x, inputs))]
@@ -126,10 +125,7 @@ def correlation(low, grad: str, x: str, groups: int, result: TensorType) -> str:
     if groups != inputs or groups != outputs:
         raise UserError("the weight gradient of a grouped convolution has no lowering to ONNX yet")
     product = low.emit("Mul", [grad, x], low.types[x])
-    sums = low.emit(
-        "ReduceSum", [product, low.constant([0, 2, 3], np.int64)], TensorType(result.dtype, (outputs,)), keepdims=0
-    )
-    return low.reshape(sums, result.shape)
+    return low.reshape(channel_sums(low, product, TensorType(result.dtype, (outputs,))), result.shape)
 
 
 @lowers(torch.ops.edge_s2a.fold.default)

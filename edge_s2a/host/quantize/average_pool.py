@@ -42,8 +42,13 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> Tensor:
         return x
     if x.shape[-2] % height == 0 and x.shape[-1] % width == 0:
         return avg_pool2d(x, (x.shape[-2] // height, x.shape[-1] // width))
-    rows, columns = averaging(x.shape[-2], height), averaging(x.shape[-1], width)
-    return rows.t() @ (x @ columns)
+    return average_axes(x, averaging(x.shape[-2], height), averaging(x.shape[-1], width))
+
+
+def average_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """x (..., height, width) times rows (height, new height) and columns (width, new width) on its last axes."""
+    x = functional.linear(x, columns.t())
+    return functional.linear(x.transpose(-1, -2), rows.t()).transpose(-1, -2)
 
 
 def averaging(inputs: int, outputs: int) -> Tensor:

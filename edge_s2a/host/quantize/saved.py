@@ -17,9 +17,9 @@ from edge_s2a.host.quantize import codes
 
 Restore = Callable[[], Tensor]
 
-# Activations of at most this many values an image are kept as floats: the classifier's features, gates of
+# Activations of at most this many values an image are kept as floats: features of a small classifier, gates of
 # squeeze-and-excitation. Coding them would save less than it costs in accuracy.
-SMALL_VALUES = 2048
+SMALL_VALUES = 512
 
 
 class Mark(NamedTuple):
