@@ -77,7 +77,7 @@ class Calls(TorchFunctionMode):
             if isinstance(tensor, Tensor):
                 self.readers[id(tensor)] = self.readers.get(id(tensor), 0) + 1
         if function in (functional.conv2d, torch.conv2d, functional.linear):
-            weight = id(arguments[1])
+            weight = id(arguments[1] if len(arguments) > 1 else keywords["weight"])
             self.alive.append(result)
             self.readers[id(result)] = 0
             self.runs[weight] = self.runs.get(weight, 0) + 1

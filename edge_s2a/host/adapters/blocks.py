@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edge_s2a.errors import UserError
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
+STAGE = "Stage"  # ends the class names of timm's modules that are sequences, though not by type
 # Parts of a model that hold sequences, but no blocks.
 OUTSIDE = ("stem", "patch_embed", "head", "norm", "pool", "fc", "classifier", "rope", "pos_embed", "downsample")
 
@@ -54,7 +55,8 @@ def candidates(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mo
     for name, child in module.named_children():
         if name.startswith(OUTSIDE):
             continue
-        inner = [child] if isinstance(child, CONTAINERS) else []
+        is_stage = type(child).__name__.endswith(STAGE) and not any(is_sequence(child, k) for k in ("blocks", "layers"))
+        inner = [child] if isinstance(child, CONTAINERS) or is_stage else []
         inner += [getattr(child, key) for key in ("blocks", "layers", "stages") if is_sequence(child, key)]
         for sequence in inner:
             path = prefix + name + ("" if sequence is child else f".{name_of(child, sequence)}")
@@ -88,9 +90,9 @@ def describe(
         return Block(name, module, layout, shape, 0, shape[:2] if layout == "NHWC" else shape[1:])
     if len(shape) != 2:
         raise UserError(f"the input of block {name} has shape {shape}, neither tokens nor a feature map")
-    prefix = getattr(model, "num_prefix_tokens", 0)
-    tokens = shape[0] - prefix
-    height = round((tokens * image_shape[1] / image_shape[2]) ** 0.5)
-    if height == 0 or tokens % height:
-        raise UserError(f"the {tokens} image tokens of block {name} form no grid")
-    return Block(name, module, "tokens", shape, prefix, (height, tokens // height))
+    for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token late
+        tokens = shape[0] - prefix
+        height = round((tokens * image_shape[1] / image_shape[2]) ** 0.5)
+        if height > 0 and tokens % height == 0 and abs(tokens / height / height - image_shape[2] / image_shape[1]) < 0.1:
+            return Block(name, module, "tokens", shape, prefix, (height, tokens // height))
+    raise UserError(f"the {shape[0]} tokens of block {name} form no grid; choose other modules")

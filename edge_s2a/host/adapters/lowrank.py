@@ -42,12 +42,7 @@ def inject(
 ) -> list[str]:
     """Adds a map for each branch that a norm feeds, or else for each block, as `model.lowrank.<n>`; returns the
     names of its parameters."""
-    maps = []
-    for block in blocks:
-        for norm_name, end_name in BRANCHES:
-            norm, end = getattr(block.module, norm_name, None), getattr(block.module, end_name, None)
-            if isinstance(norm, nn.LayerNorm | RmsNorm) and end is not None:
-                maps.append(beside_branch(norm, end, block.channels, generator))
+    maps = [beside_branch(norm, end, generator) for norm, end in branches(model, blocks, image_shape)]
     if not maps:
         channels = output_channels(model, blocks, image_shape)
         maps = [beside_block(block, outputs, generator) for block, outputs in zip(blocks, channels, strict=True)]
@@ -55,8 +50,37 @@ def inject(
     return [f"lowrank.{name}" for name, _ in model.lowrank.named_parameters()]
 
 
-def beside_branch(norm: nn.Module, end: nn.Module, channels: int, generator: torch.Generator) -> LowRank:
+def branches(
+    model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...]
+) -> list[tuple[nn.Module, nn.Module]]:
+    """(norm, end) of every branch in which both run once, the norm first, on as many positions and channels."""
+    pairs = []
+    for block in blocks:
+        for names in BRANCHES:
+            norm, end = (getattr(block.module, name, None) for name in names)
+            if isinstance(norm, nn.LayerNorm | RmsNorm) and end is not None:
+                pairs.append((norm, end))
+    ran: list[tuple[nn.Module, torch.Size]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: ran.append((module, output.shape)))
+        for module in {module for pair in pairs for module in pair}
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, *image_shape))
+    for hook in hooks:
+        hook.remove()
+
+    def fits(norm: nn.Module, end: nn.Module) -> bool:
+        calls = [(module, shape) for module, shape in ran if module is norm or module is end]
+        in_order = [module for module, _ in calls] == [norm, end]
+        return in_order and sorted(calls[0][1]) == sorted(calls[1][1]) and norm.normalized_shape[0] in calls[1][1]
+
+    return [pair for pair in pairs if fits(*pair)]
+
+
+def beside_branch(norm: nn.Module, end: nn.Module, generator: torch.Generator) -> LowRank:
     """From the output of `norm` to that of `end`."""
+    channels = norm.normalized_shape[0]
     lowrank = LowRank(channels, channels, NORM_RANK, isinstance(norm, LayerNorm2d), generator)
     normalized: list[Tensor] = []
 

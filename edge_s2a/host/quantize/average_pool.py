@@ -47,8 +47,8 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> Tensor:
 
 def average_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """x (..., height, width) times rows (height, new height) and columns (width, new width) on its last axes."""
-    x = functional.linear(x, columns.t())
-    return functional.linear(x.transpose(-1, -2), rows.t()).transpose(-1, -2)
+    x = functional.linear(x, columns.t()).transpose(-1, -2).contiguous()  # else linear repeats `rows` for each image
+    return functional.linear(x, rows.t()).transpose(-1, -2)
 
 
 def averaging(inputs: int, outputs: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from edge_s2a.errors import UserError
 
@@ -17,6 +18,8 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """x (batch, channels, ...). Constants are folded when the graph is lowered."""
+    if running_mean is None and x.ndim == 3:  # timm standardises convolution weights so: (1, outputs, inputs)
+        return functional.layer_norm(x, x.shape[-1:], None, None, eps)
     if training or running_mean is None or running_var is None:
         raise UserError("a BatchNorm without running statistics cannot be frozen; choose another model")
     per_channel = (-1, *[1] * (x.ndim - 2))
