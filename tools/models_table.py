@@ -168,7 +168,7 @@ def main() -> None:
     for function in (run, table):
         verb = verbs.add_parser(function.__name__)
         verb.set_defaults(function=function)
-        verb.add_argument("--results", type=Path, default=PROJECT / "build" / "models.jsonl")
+        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / "models.jsonl")
         if function is run:
             verb.add_argument("models", nargs="*")
             verb.add_argument("--adapter", default="bias+prompt+side+lowrank")

@@ -7,6 +7,9 @@ the same arena while they run.
 """
 
 import math
+from typing import NamedTuple
+
+import numpy as np
 
 from edge_s2a.host.ir import Graph, Node
 from edge_s2a.plan.arena import round_up
@@ -112,6 +115,34 @@ def _kind(graph: Graph, name: str, first: int, last: int, first_backward: int) -
     if first < first_backward <= last:
         return "saved"
     return "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight"
+
+
+class Crossing(NamedTuple):
+    """A buffer that the forward pass leaves for the backward pass."""
+
+    name: str
+    dtype: np.dtype
+    bytes_per_image: int
+    bytes_constant: int
+
+
+def crossings(graph: Graph) -> list[Crossing]:
+    """Every tensor that a backward node reads and a forward node wrote, views under the name of what they view."""
+    written = {name for node in graph.nodes if not node.is_backward for name in node.outputs if name}
+    read = {name for node in graph.nodes if node.is_backward for name in node.inputs}
+    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator in VIEWS}
+
+    def origin(name: str) -> str:
+        while name in viewed:
+            name = viewed[name]
+        return name
+
+    names = dict.fromkeys(origin(name) for name in read & written)
+    return [
+        Crossing(name, graph.types[name].dtype, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant())
+        for name in names
+        if name in written
+    ]
 
 
 def saved_bytes_per_image(lifetimes: list[Lifetime]) -> int:

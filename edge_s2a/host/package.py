@@ -23,6 +23,7 @@ from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
 from edge_s2a.host.lower import lower
 from edge_s2a.host.model import create_model, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
+from edge_s2a.host.passes.rematerialize import rematerialize_constants
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
@@ -148,4 +149,5 @@ def to_graph(
     """Lowers a captured computation and runs the passes over it."""
     tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
-    return remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
+    graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
+    return remove_dead_code(rematerialize_constants(graph, set(inputs)))

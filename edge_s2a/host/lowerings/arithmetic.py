@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from edge_s2a.errors import UserError
 from edge_s2a.host.ir import TensorType
 from edge_s2a.host.lowerings.table import LOWERINGS, lowers, result_type, tensor_type
 
@@ -68,6 +69,27 @@ def _mul(low, node, a, b):
     return low.other_operand(node, 1) or elementwise("Mul")(low, node, a, b)
 
 
+@lowers(aten.addcmul.default)
+def _addcmul(low, node, a, b, c, value=1):
+    result = result_type(node)
+    product = low.emit("Mul", [b, c], result)
+    if value != 1:
+        product = low.emit("Mul", [product, low.constant(value, result.dtype)], result)
+    return low.emit("Add", [a, product], result)
+
+
+@lowers(aten.masked_fill.Scalar)
+def _masked_fill(low, node, x, mask, value):
+    return low.emit("Where", [mask, low.constant(value, result_type(node).dtype), x], result_type(node))
+
+
+@lowers(aten.linalg_vector_norm.default)
+def _vector_norm(low, node, x, order=2, axes=None, keepdim=False, **_):
+    if order != 2:
+        raise UserError(f"a vector norm of order {order} has no lowering to ONNX yet; choose another model")
+    return reduction("ReduceL2")(low, node, x, axes, keepdim)
+
+
 @lowers(aten.bitwise_and.Tensor)
 def _bitwise_and(low, node, a, b):
     return elementwise("And" if result_type(node).dtype == np.bool_ else "BitwiseAnd")(low, node, a, b)
@@ -121,6 +143,16 @@ def _clamp(low, node, x, low_bound=None, high_bound=None):
     dtype = result_type(node).dtype
     bounds = ["" if bound is None else low.constant(bound, dtype) for bound in (low_bound, high_bound)]
     return low.emit("Clip", [x, *bounds], result_type(node))
+
+
+@lowers(aten.clamp_min.default)
+def _clamp_min(low, node, x, bound):
+    return _clamp(low, node, x, bound)
+
+
+@lowers(aten.clamp_max.default)
+def _clamp_max(low, node, x, bound):
+    return _clamp(low, node, x, None, bound)
 
 
 def shift(direction: str) -> Callable:

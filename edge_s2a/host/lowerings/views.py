@@ -29,6 +29,11 @@ def _same(low, node, x, **_):
     return x
 
 
+@lowers(aten.copy.default)
+def _copy(low, node, _destination, source, _non_blocking=False):
+    return source
+
+
 @lowers(operator.getitem)
 def _getitem(low, node, values, index):
     return values[index]
@@ -86,7 +91,13 @@ def _ones_like(low, node, x, **_):
     return _filled(low, node, 1)
 
 
-@lowers(aten.zeros_like.default, aten.new_zeros.default, aten.zeros.default)
+@lowers(
+    aten.zeros_like.default,
+    aten.new_zeros.default,
+    aten.zeros.default,
+    aten.new_empty_strided.default,
+    aten.empty_like.default,
+)
 def _zeros(low, node, *_, **__):
     return _filled(low, node, 0)
 
@@ -190,6 +201,29 @@ def _unbind(low, node, x, axis=0):
 @lowers(aten.select.int)
 def _select(low, node, x, axis, index):
     return low.emit("Gather", [x, low.constant(index, np.int64)], result_type(node), axis=axis)
+
+
+@lowers(aten.index.Tensor)
+def _index(low, node, x, indices):
+    axis = only_index(indices)
+    return low.emit("Gather", [x, indices[axis]], result_type(node), axis=axis)
+
+
+@lowers(aten.index_put.default, aten._unsafe_index_put.default)
+def _index_put(low, node, x, indices, values, accumulate=False):
+    """Gradient of `_index` along the first axis."""
+    if only_index(indices) != 0 or not accumulate:
+        raise UserError("writing through an index has no lowering to ONNX yet; choose another model")
+    dtype, shape = low.types[indices[0]]
+    column = low.emit("Unsqueeze", [indices[0], low.constant([-1], np.int64)], TensorType(dtype, (*shape, 1)))
+    return low.emit("ScatterND", [x, column, values], result_type(node), reduction="add")
+
+
+def only_index(indices) -> int:
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    if len(axes) != 1:
+        raise UserError("an index over several axes has no lowering to ONNX yet; choose another model")
+    return axes[0]
 
 
 @lowers(aten.slice.Tensor)

@@ -15,6 +15,7 @@ from edge_s2a.host.quantize.batch_norm import batch_norm
 from edge_s2a.host.quantize.convolution import conv2d
 from edge_s2a.host.quantize.gelu import gelu
 from edge_s2a.host.quantize.hard_swish import hard_sigmoid, hard_swish
+from edge_s2a.host.quantize.interpolate import interpolate
 from edge_s2a.host.quantize.layer_norm import group_norm, layer_norm
 from edge_s2a.host.quantize.max_pool import max_pool2d
 from edge_s2a.host.quantize.relu import hardtanh, leaky_relu, relu, relu6
@@ -33,6 +34,7 @@ REPLACEMENTS = {
     functional.hardsigmoid: hard_sigmoid,
     functional.hardswish: hard_swish,
     functional.hardtanh: hardtanh,
+    functional.interpolate: interpolate,
     functional.layer_norm: layer_norm,
     functional.leaky_relu: leaky_relu,
     functional.max_pool2d: max_pool2d,
