@@ -71,22 +71,64 @@ def package(options: Options, output: Path) -> Manifest:
     """
     make_folder(output.parent)
     adapted = adapt(options)
-    model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
-    image_shape = (3, *adapted.preprocessing.image_size)
+    return write_artifact(options, adapted, build_graphs(options, adapted), output)
 
-    training = capture_training(model, adapter, image_shape, options.num_classes, scheme)
+
+def adapt(options: Options) -> Adapted:
+    """Makes the model, puts the structural modules in, rounds what is frozen, and chooses how to keep what the
+    backward pass needs."""
+    classes, seed = options.num_classes, options.seed
+    model = create_model(
+        options.model_name, options.model_kwargs, classes, options.image_size, options.weights, options.pretrained, seed
+    )
+    preprocessing = preprocessing_of(model, options.image_size, options.mean, options.std)
+    image_shape = (3, *preprocessing.image_size)
+    fold_batch_norms(model, image_shape)
+    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed)
+    # From here on the model computes with the rounded weights, as the device will.
+    frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
+
+    pixels = calibration_images(options.calibration, CALIBRATION_BATCH, preprocessing, seed)
+    batch = normalized(pixels, preprocessing), random_target(len(pixels), classes, seed)
+    observed = observe_saved_tensors(model, adapter, image_shape)
+    scheme = choose_scheme(model, adapter, *batch, observed, options.saved_bits, options.levels)
+    return Adapted(model, preprocessing, adapter, frozen, scheme)
+
+
+def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
+    """The graphs "training" and "inference" of the adapted model."""
+    model, adapter = adapted.model, adapted.adapter
+    image_shape = (3, *adapted.preprocessing.image_size)
+    training = capture_training(model, adapter, image_shape, options.num_classes, adapted.scheme)
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
-    gradients = [gradient(name) for name in names]
-    inputs, outputs = [*names, IMAGE, TARGET], [LOSS, LOGITS, *gradients]
-    graphs = {
-        "training": to_graph("training", training, adapted, inputs, outputs),
+    outputs = [LOSS, LOGITS, *(gradient(name) for name in names)]
+    return {
+        "training": to_graph("training", training, adapted, [*names, IMAGE, TARGET], outputs),
         "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
+
+
+def to_graph(
+    name: str,
+    captured: Captured,
+    adapted: Adapted,
+    inputs: list[str],
+    outputs: list[str],
+) -> Graph:
+    """Lowers a captured computation and runs the passes over it."""
+    tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
+    names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
+    graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
+    return remove_dead_code(rematerialize_constants(graph, set(inputs)))
+
+
+def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:
+    """Plans the memory, records the golden step, and writes everything at once."""
+    model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
     plans = {name: plan_graph(graph) for name, graph in graphs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
-
     members = {
         archive.TRAINING_GRAPH: to_onnx(graphs["training"]),
         archive.INFERENCE_GRAPH: to_onnx(graphs["inference"]),
@@ -116,38 +158,3 @@ def package(options: Options, output: Path) -> Manifest:
     )
     archive.write_archive(output, manifest, members)
     return manifest
-
-
-def adapt(options: Options) -> Adapted:
-    """Makes the model, puts the structural modules in, rounds what is frozen, and chooses how to keep what the
-    backward pass needs."""
-    classes, seed = options.num_classes, options.seed
-    model = create_model(
-        options.model_name, options.model_kwargs, classes, options.image_size, options.weights, options.pretrained, seed
-    )
-    preprocessing = preprocessing_of(model, options.image_size, options.mean, options.std)
-    image_shape = (3, *preprocessing.image_size)
-    fold_batch_norms(model, image_shape)
-    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed)
-    # From here on the model computes with the rounded weights, as the device will.
-    frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
-
-    pixels = calibration_images(options.calibration, CALIBRATION_BATCH, preprocessing, seed)
-    batch = normalized(pixels, preprocessing), random_target(len(pixels), classes, seed)
-    observed = observe_saved_tensors(model, adapter, image_shape)
-    scheme = choose_scheme(model, adapter, *batch, observed, options.saved_bits, options.levels)
-    return Adapted(model, preprocessing, adapter, frozen, scheme)
-
-
-def to_graph(
-    name: str,
-    captured: Captured,
-    adapted: Adapted,
-    inputs: list[str],
-    outputs: list[str],
-) -> Graph:
-    """Lowers a captured computation and runs the passes over it."""
-    tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
-    names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
-    graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
-    return remove_dead_code(rematerialize_constants(graph, set(inputs)))

@@ -9,7 +9,7 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.session import Engine
 from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
 from edge_s2a.host.model import create_model
-from edge_s2a.host.package import adapt, package
+from edge_s2a.host.package import adapt, build_graphs, write_artifact
 from edge_s2a.host.weights import freeze
 from tests.conftest import SMALL_VIT, options_of
 
@@ -55,8 +55,8 @@ def packed(tmp_path_factory):
                 weight_format=weight_format,
                 adapter_kinds=kinds,
             )
-            package(options, folder / "model.s2a")
             adapted = adapt(options)
+            write_artifact(options, adapted, build_graphs(options, adapted), folder / "model.s2a")
             perturb(adapted.adapter.values(), 2)
             engine = Engine(Artifact(folder / "model.s2a"), threads=1)
             for tensor_name, array in engine.adapter.items():

@@ -8,7 +8,7 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.optimizer import EPSILON, SGD, AdamW
 from edge_s2a.device.session import Engine
 from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.package import adapt, package
+from edge_s2a.host.package import adapt, build_graphs, write_artifact
 from tests.conftest import options_of
 
 STEPS = 10
@@ -36,8 +36,8 @@ def torch_optimizer(kind, adapter, lr):
 )
 def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
     options = options_of(saved_bits=str(bits), weight_format="int8")
-    package(options, tmp_path / "model.s2a")
     adapted = adapt(options)
+    write_artifact(options, adapted, build_graphs(options, adapted), tmp_path / "model.s2a")
     model, adapter = adapted.model, adapted.adapter
     engine = Engine(Artifact(tmp_path / "model.s2a"), threads=1)
     for name, array in engine.adapter.items():

@@ -93,6 +93,10 @@ def describe(
     for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token late
         tokens = shape[0] - prefix
         height = round((tokens * image_shape[1] / image_shape[2]) ** 0.5)
-        if height > 0 and tokens % height == 0 and abs(tokens / height / height - image_shape[2] / image_shape[1]) < 0.1:
+        if (
+            height > 0
+            and tokens % height == 0
+            and abs(tokens / height / height - image_shape[2] / image_shape[1]) < 0.1
+        ):
             return Block(name, module, "tokens", shape, prefix, (height, tokens // height))
     raise UserError(f"the {shape[0]} tokens of block {name} form no grid; choose other modules")

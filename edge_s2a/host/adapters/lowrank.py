@@ -50,9 +50,7 @@ def inject(
     return [f"lowrank.{name}" for name, _ in model.lowrank.named_parameters()]
 
 
-def branches(
-    model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...]
-) -> list[tuple[nn.Module, nn.Module]]:
+def branches(model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...]) -> list[tuple[nn.Module, nn.Module]]:
     """(norm, end) of every branch in which both run once, the norm first, on as many positions and channels."""
     pairs = []
     for block in blocks:
