@@ -125,7 +125,7 @@ def test_another_format_version_is_refused(small_artifact, tmp_path):
         for entry in source.infolist():
             data = source.read(entry)
             if entry.filename == "manifest.json":
-                data = data.replace(b'"format_version": 1', b'"format_version": 9')
+                data = data.replace(b'"format_version": 2', b'"format_version": 9')
             target.writestr(entry, data)
     with pytest.raises(UserError, match="format version 9"):
         Artifact(path)

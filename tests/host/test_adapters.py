@@ -1,4 +1,4 @@
-"""Structural modules: an identity at first, their own parameters only, and nothing of the backbone where none is due."""
+"""Structural modules: an identity at first, only their own parameters, and no more saved than they need."""
 
 import pytest
 import torch
