@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
@@ -55,11 +56,14 @@ def measure(model: str, adapter: str) -> dict:
     from edge_s2a.host.adapters.inject import parse_adapter
     from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
     from edge_s2a.host.golden import random_target
-    from edge_s2a.host.package import Options, adapt, package
+    from edge_s2a.host.package import Adapted, Options, adapt, build_graphs, write_artifact
     from edge_s2a.plan.arena import arena_peak
     from edge_s2a.plan.lifetimes import from_json
 
     torch.set_num_threads(1)
+
+    def flat(gradients: Sequence) -> np.ndarray:
+        return torch.cat([gradient.flatten() for gradient in gradients]).numpy()
 
     def perturb(adapter: dict) -> None:
         """From initial zeros, so that every module has a gradient."""
@@ -68,42 +72,45 @@ def measure(model: str, adapter: str) -> dict:
             for value in adapter.values():
                 value.add_(torch.randn(value.shape, generator=generator) * 0.02)
 
+    def exact_gradient(adapted: Adapted) -> np.ndarray:
+        """By torch's own operators."""
+        logits = functional_call(adapted.model, adapted.adapter, (image,))
+        return flat(torch.autograd.grad(soft_cross_entropy(logits, target), list(adapted.adapter.values())))
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exact.s2a"
         options = Options(model, CLASSES, adapter_kinds=parse_adapter(adapter), saved_bits="32", weight_format="fp32")
-        package(options, path)
         adapted = adapt(options)
+        write_artifact(options, adapted, build_graphs(options, adapted), path)
         perturb(adapted.adapter)
         engine = Engine(Artifact(path), threads=1)
         for name, array in engine.adapter.items():
             array[...] = adapted.adapter[name].detach().numpy()
-        image = torch.randn(2, 3, *adapted.preprocessing.image_size, generator=torch.Generator().manual_seed(0))
+        image_size = adapted.preprocessing.image_size
+        image = torch.randn(2, 3, *image_size, generator=torch.Generator().manual_seed(0))
         target = random_target(2, CLASSES, 0)
-        logits = functional_call(adapted.model, adapted.adapter, (image,))
-        exact = torch.autograd.grad(soft_cross_entropy(logits, target), list(adapted.adapter.values()))
-        exact = torch.cat([gradient.flatten() for gradient in exact]).numpy()
         _, _, gradients = engine.training_step(image.numpy(), target.numpy())
         measured = np.concatenate([gradients[name].ravel() for name in adapted.adapter])
+        exact = exact_gradient(adapted)
         torch_error = float(np.linalg.norm(measured - exact) / np.linalg.norm(exact))
-        del engine
+        del engine, adapted
 
         started = time.monotonic()
         path = Path(folder) / "model.s2a"
         options = Options(model, CLASSES, adapter_kinds=parse_adapter(adapter))
-        manifest = package(options, path)
+        adapted = adapt(options)
+        manifest = write_artifact(options, adapted, build_graphs(options, adapted), path)
         seconds = time.monotonic() - started
-        options = Options(model, CLASSES, adapter_kinds=parse_adapter(adapter), weight_format="fp32")
-        coded = adapt(options)
-        perturb(coded.adapter)
-        reference = loss_and_gradients(coded.model, coded.adapter, image, target, coded.scheme)[2:]
-        reference = torch.cat([gradient.flatten() for gradient in reference]).numpy()
+        perturb(adapted.adapter)
+        exact = exact_gradient(adapted)
+        coded = flat(loss_and_gradients(adapted.model, adapted.adapter, image, target, adapted.scheme)[2:])
         plans = from_json(Artifact(path).read(PLAN), str(path))
         golden = check(path, threads=1)
     return {
         "torch_error": torch_error,
         "coded_error": golden["errors"]["gradients"],
         "ok": golden["ok"],
-        "cosine": float(reference @ exact / np.linalg.norm(reference) / np.linalg.norm(exact)),
+        "cosine": float(coded @ exact / np.linalg.norm(coded) / np.linalg.norm(exact)),
         "image_size": list(manifest.preprocessing.image_size),
         "trainable_parameters": manifest.trainable_parameters,
         "total_parameters": manifest.total_parameters,

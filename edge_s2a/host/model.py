@@ -140,8 +140,9 @@ def preprocessing_of(
     trained with others."""
     config = resolve_data_config({}, model=model)
     height, width = config["input_size"][1:]
-    grid = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if isinstance(grid, tuple):
+    stems = (getattr(model, name, None) for name in ("patch_embed", "stem"))
+    grid = next((size for size in (getattr(stem, "img_size", None) for stem in stems) if isinstance(size, tuple)), None)
+    if grid is not None:
         height, width = grid
         if image_size is not None and (height, width) != (image_size, image_size):
             raise UserError(f"the model takes {height}x{width} images, not {image_size}; leave --image-size away")

@@ -29,8 +29,8 @@ FAMILIES = {
     "efficientnet with gates": ("efficientnet_b0", {}, 64, ("bias", "lowrank")),
     "regnet": ("regnety_002", {}, 64, ALL),
     "densenet": ("densenet121", {"block_config": (2, 2, 2)}, 64, ("bias",)),
-    "poolformer": ("poolformer_s12", {"layers": (1, 1, 1, 1), "embed_dims": (16, 24, 32, 48)}, 64, ("bias",)),
-    "mixer": ("mixer_s32_224", {"img_size": 64, "num_blocks": 2, "embed_dim": 48}, None, ALL),
+    "poolformer": ("poolformer_s12", {}, 64, ("bias",)),
+    "mixer": ("mixer_s32_224", {"img_size": 64}, None, ALL),
 }
 SMOOTH = {"vit", "beit", "swin", "swinv2", "convnext", "poolformer", "mixer", "efficientnet with gates"}
 BATCHES = (1, 2, 5)
