@@ -122,10 +122,13 @@ def _filled(low, node, value):
 def _repeat(low, node, x, counts):
     result = result_type(node)
     rank = len(low.types[x].shape)
-    if any(isinstance(count, torch.SymInt) or not isinstance(count, int) for count in counts):
-        raise UserError("a repetition that depends on the batch size has no lowering to ONNX yet")
     if len(counts) != rank:
         x = low.reshape(x, (*[1] * (len(counts) - rank), *low.types[x].shape))
+    shape = low.types[x].shape
+    if all(before in (1, after) for before, after in zip(shape, result.shape, strict=True)):
+        return low.emit("Expand", [x, low.shape_vector(result.shape)], result)
+    if not all(isinstance(count, int) for count in counts):
+        raise UserError("a repetition that depends on the batch size has no lowering to ONNX yet; choose another model")
     return low.emit("Tile", [x, low.constant(counts, np.int64)], result)
 
 
