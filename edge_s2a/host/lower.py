@@ -108,6 +108,13 @@ class Lowering:
         self.nodes.append(Node(op, operands, names, attributes, domain, self.is_backward))
         return names if isinstance(result, list) else names[0]
 
+    def repeat(self, value: str, result: TensorType) -> str:
+        """`value` for each image, as `result`; in memory only if something other than a product reads it."""
+        name = self.new_name("expanded")
+        self.types[name] = result
+        self.expanded[name] = value
+        return name
+
     def new_name(self, stem: str) -> str:
         return f"{stem}_{len(self.types)}_{len(self.nodes)}"
 

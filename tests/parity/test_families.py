@@ -17,6 +17,7 @@ SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "nu
 # family -> (timm name, arguments, image size, modules)
 FAMILIES = {
     "vit": ("vit_tiny_patch16_224", {**SMALL_VIT, "img_size": 64}, None, ALL),
+    "vit with attention pooling": ("vit_base_patch16_siglip_224", {**SMALL_VIT, "img_size": 64}, None, ALL),
     "beit": ("beit_base_patch16_224", {**SMALL_VIT, "img_size": 64}, None, ALL),
     "swin": ("swin_tiny_patch4_window7_224", SWIN, None, ALL),
     "swinv2": ("swinv2_tiny_window8_256", SWIN, None, ("bias",)),
@@ -32,7 +33,17 @@ FAMILIES = {
     "poolformer": ("poolformer_s12", {}, 64, ("bias",)),
     "mixer": ("mixer_s32_224", {"img_size": 64}, None, ALL),
 }
-SMOOTH = {"vit", "beit", "swin", "swinv2", "convnext", "poolformer", "mixer", "efficientnet with gates"}
+SMOOTH = {
+    "vit",
+    "vit with attention pooling",
+    "beit",
+    "swin",
+    "swinv2",
+    "convnext",
+    "poolformer",
+    "mixer",
+    "efficientnet with gates",
+}
 BATCHES = (1, 2, 5)
 # A float32 tensor that crosses and grows with the batch; codes, their float16 scales and deviations are apart.
 LARGEST_FLOAT_BYTES_PER_IMAGE = 2048

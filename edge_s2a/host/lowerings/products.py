@@ -2,6 +2,7 @@
 
 import torch
 
+from edge_s2a.host.ir import TensorType
 from edge_s2a.host.lowerings.table import lowers, result_type
 
 aten = torch.ops.aten
@@ -32,4 +33,11 @@ def _addmm(low, node, bias, a, b, beta=1, alpha=1):
 @lowers(aten.bmm.default)
 def _bmm(low, node, a, b):
     (a, trans_a), (b, trans_b) = _product_operand(low, a), _product_operand(low, b)
-    return low.emit("FusedMatMul", [a, b], result_type(node), "com.microsoft", transA=trans_a, transB=trans_b)
+    result = result_type(node)
+    is_repeated = result.is_batched() and not low.types[a].is_batched() and not low.types[b].is_batched()
+    if is_repeated:  # the same product for every image, so computed once
+        leading = [1] if 3 in (len(low.types[a].shape), len(low.types[b].shape)) else []
+        once = TensorType(result.dtype, (*leading, *result.shape[1:]))
+        product = low.emit("FusedMatMul", [a, b], once, "com.microsoft", transA=trans_a, transB=trans_b)
+        return low.repeat(product, result)
+    return low.emit("FusedMatMul", [a, b], result, "com.microsoft", transA=trans_a, transB=trans_b)
