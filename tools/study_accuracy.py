@@ -181,7 +181,8 @@ def train_on_device(model_key: str, data: str, method: str, purpose: str, lr: fl
     )  # fmt: skip
     shown = edge_s2a("inspect", artifact)
     kept = ("trainable_parameters", "total_parameters", "saved_bytes_per_image")
-    return {**"accuracy": judged["accuracy"], "images": judged["count"], "loss": judged["loss"], **{key: shown[key] for key in kept}}
+    result = {"accuracy": judged["accuracy"], "images": judged["count"], "loss": judged["loss"]}
+    return result | {key: shown[key] for key in kept}
 
 
 # -- the study -----------------------------------------------------------------------------------------
