@@ -4,18 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
+from torch._decomp import get_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from edge_s2a.errors import UserError
 from edge_s2a.host.quantize.saved import Mark, Restore, SavedTensor, describe, keep_by
 from edge_s2a.host.quantize.substitute import saved_tensors
 
+aten = torch.ops.aten
+
 # Any batch but 0 and 1, which torch would take for constants.
 EXAMPLE_BATCH = 2
+# Operators that torch itself writes in terms of others, which have lowerings.
+COMPOSITE = (aten.channel_shuffle, aten.pixel_shuffle, aten.pixel_unshuffle)
 
 
 @dataclass
@@ -131,8 +137,14 @@ def _fake_inputs(adapter: dict[str, Tensor], batched_shapes: list[tuple[int, ...
 
 
 def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> Captured:
+    batch = next(size for value in inputs for size in value.shape if isinstance(size, SymInt))
+    trace = make_fx(
+        function, tracing_mode="fake", _allow_non_fake_inputs=True, decomposition_table=get_decompositions(COMPOSITE)
+    )
     # Without the dispatcher some operators (padding) take the example's batch size for a constant.
     with enable_python_dispatcher():
-        traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        traced = trace(*inputs)
+    if isinstance(batch.node.maybe_as_int(), int):
+        raise UserError("the model's code computes with the batch size as a fixed number; choose another model")
     constants = {node.target: getattr(traced, node.target) for node in traced.graph.nodes if node.op == "get_attr"}
     return Captured(traced.graph, constants)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.errors import UserError
 from edge_s2a.host.calibration import synthetic_images
 from edge_s2a.host.capture import loss_and_gradients
 from edge_s2a.host.quantize.saved import SavedTensor
@@ -23,12 +24,20 @@ def golden_step(
     scheme: list[SavedTensor],
     seed: int,
 ) -> dict[str, np.ndarray]:
-    """Images, target, and torch's loss, logits, gradients, and adapter after one AdamW update."""
+    """Images, target, and torch's loss, logits, gradients, and adapter after one AdamW update.
+
+    Raises UserError if a gradient is not finite.
+    """
     pixels = synthetic_images(GOLDEN_BATCH, preprocessing.image_size, seed)
     target = random_target(GOLDEN_BATCH, classes, seed)
     image = normalized(pixels, preprocessing)
     loss, logits, *gradients = loss_and_gradients(model, adapter, image, target, scheme)
     named = dict(zip(adapter, gradients, strict=True))
+    if not all(value.isfinite().all() for value in gradients):
+        raise UserError(
+            "the gradient is not finite: the weights are not, or the model has an operator that bears no rounding; "
+            "check the weights, try --saved-bits 32, or choose another model"
+        )
     golden = {
         IMAGE: pixels,
         TARGET: target.numpy(),

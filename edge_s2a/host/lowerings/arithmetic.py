@@ -1,5 +1,6 @@
 """Elementwise operators, codes, reductions, softmax and norms."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,15 +17,21 @@ aten = torch.ops.aten
 def elementwise(op: str) -> Callable:
     def function(low, node: fx.Node, *operands, **_) -> str:
         dtype = operand_dtype(low, operands)
-        names = [x if isinstance(x, str) else low.constant(x, dtype) for x in operands]
+        names = [cast(low, x, dtype) if isinstance(x, str) else low.constant(x, dtype) for x in operands]
         return low.emit(op, names, result_type(node))
 
     return function
 
 
 def operand_dtype(low, operands) -> np.dtype:
-    """Of the tensors among the operands, which differ from the result's in comparisons."""
-    return next(low.types[x].dtype for x in operands if isinstance(x, str))
+    """Of the tensors among the operands, which differs from the result's in comparisons; a float one rules."""
+    dtypes = [low.types[x].dtype for x in operands if isinstance(x, str)]
+    return next((dtype for dtype in dtypes if dtype.kind == "f"), dtypes[0])
+
+
+def cast(low, value: str, dtype: np.dtype) -> str:
+    before, shape = low.types[value]
+    return value if before == dtype else low.emit("Cast", [value], TensorType(dtype, shape), to=dtype)
 
 
 for _target, _op in {
@@ -51,6 +58,8 @@ for _target, _op in {
     aten.div.Tensor: "Div",
     aten.div.Scalar: "Div",
     aten.neg.default: "Neg",
+    aten.sgn.default: "Sign",
+    aten.sign.default: "Sign",
     aten.erf.default: "Erf",
     aten.exp.default: "Exp",
     aten.tanh.default: "Tanh",
@@ -58,7 +67,6 @@ for _target, _op in {
     aten.sqrt.default: "Sqrt",
     aten.reciprocal.default: "Reciprocal",
     aten.bitwise_or.Tensor: "BitwiseOr",
-    aten.where.self: "Where",
     aten.bitwise_and.Scalar: "BitwiseAnd",
 }.items():
     LOWERINGS[_target] = elementwise(_op)
@@ -76,6 +84,11 @@ def _addcmul(low, node, a, b, c, value=1):
     if value != 1:
         product = low.emit("Mul", [product, low.constant(value, result.dtype)], result)
     return low.emit("Add", [a, product], result)
+
+
+@lowers(aten.where.self)
+def _where(low, node, mask, a, b):
+    return low.emit("Where", [mask, a, b], result_type(node))
 
 
 @lowers(aten.masked_fill.Scalar)
@@ -194,14 +207,13 @@ def _gelu(low, node, x, approximate="none"):
 
 @lowers(aten._to_copy.default)
 def _to_copy(low, node, x, dtype=None, **_):
-    if low.types[x].dtype == result_type(node).dtype:
-        return x
-    return low.emit("Cast", [x], result_type(node), to=result_type(node).dtype)
+    return cast(low, x, result_type(node).dtype)
 
 
 def reduction(op: str) -> Callable:
     def function(low, node, x, axes=None, keepdim=False, **_):
         axes = [axes] if isinstance(axes, int) else axes
+        x = cast(low, x, result_type(node).dtype)
         inputs = [x] if not axes else [x, low.constant(list(axes), np.int64)]
         return low.emit(op, inputs, result_type(node), keepdims=int(keepdim))
 
@@ -212,6 +224,18 @@ LOWERINGS[aten.sum.dim_IntList] = LOWERINGS[aten.sum.default] = reduction("Reduc
 LOWERINGS[aten.mean.dim] = LOWERINGS[aten.mean.default] = reduction("ReduceMean")
 LOWERINGS[aten.amin.default] = reduction("ReduceMin")
 LOWERINGS[aten.amax.default] = reduction("ReduceMax")
+
+
+@lowers(aten.var.correction)
+def _var(low, node, x, axes=None, correction=1, keepdim=False):
+    dtype, shape = low.types[x]
+    axes = [axis % len(shape) for axis in axes or range(len(shape))]
+    count = math.prod(shape[axis] for axis in axes)
+    once = TensorType(dtype, tuple(1 if axis in axes else size for axis, size in enumerate(shape)))
+    mean = low.emit("ReduceMean", [x, low.constant(axes, np.int64)], once, keepdims=1)
+    centred = low.emit("Sub", [x, mean], low.types[x])
+    total = reduction("ReduceSumSquare")(low, node, centred, axes, keepdim)
+    return low.emit("Mul", [total, low.constant(1 / (count - correction), dtype)], result_type(node))
 
 
 @lowers(aten._softmax.default)

@@ -211,12 +211,26 @@ def _index(low, node, x, indices):
 
 @lowers(aten.index_put.default, aten._unsafe_index_put.default)
 def _index_put(low, node, x, indices, values, accumulate=False):
-    """Gradient of `_index` along the first axis."""
-    if only_index(indices) != 0 or not accumulate:
+    """Gradient of `_index` by one vector."""
+    axis = only_index(indices)
+    dtype, shape = low.types[indices[axis]]
+    if not accumulate or (axis and len(shape) != 1):
         raise UserError("writing through an index has no lowering to ONNX yet; choose another model")
-    dtype, shape = low.types[indices[0]]
-    column = low.emit("Unsqueeze", [indices[0], low.constant([-1], np.int64)], TensorType(dtype, (*shape, 1)))
-    return low.emit("ScatterND", [x, column, values], result_type(node), reduction="add")
+    column = low.emit("Unsqueeze", [indices[axis], low.constant([-1], np.int64)], TensorType(dtype, (*shape, 1)))
+    operands = [_swap(low, value, 0, axis) for value in (x, values)]
+    added = low.emit("ScatterND", [operands[0], column, operands[1]], low.types[operands[0]], reduction="add")
+    return _swap(low, added, 0, axis)
+
+
+def _swap(low, value: str, first: int, second: int) -> str:
+    """`value` with two axes exchanged."""
+    if first == second:
+        return value
+    dtype, shape = low.types[value]
+    permutation = list(range(len(shape)))
+    permutation[first], permutation[second] = second, first
+    result = TensorType(dtype, tuple(shape[axis] for axis in permutation))
+    return low.emit("Transpose", [value], result, perm=permutation)
 
 
 def only_index(indices) -> int:
