@@ -15,18 +15,19 @@ import numpy as np
 
 from edge_s2a.artifact.files import make_folder, write_bytes
 from edge_s2a.device.adapters import check_shapes, save_adapter
+from edge_s2a.device.batches import read_batches, training_steps
 from edge_s2a.device.budget import DECODE_RESERVE_BYTES, queue_capacity
 from edge_s2a.device.checkpoint import Position, load_checkpoint, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.head import images_for_means, start_at_class_means
 from edge_s2a.device.loader import stream
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS
 from edge_s2a.device.runtime import Runtime, load_for_training, plan_memory
 from edge_s2a.device.schedule import learning_rate
-from edge_s2a.device.session import StepResult
-from edge_s2a.errors import ArenaExhausted, UserError
+from edge_s2a.errors import UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
 
@@ -76,6 +77,8 @@ def train(settings: TrainSettings) -> dict:
     run = Run(settings, runtime)
     if settings.resume:
         run.resume()
+    else:
+        run.start_head()
     with stop_on_signals() as stop_requested:
         while run.position.epoch < settings.epochs:
             with contextlib.closing(run.images()) as images:
@@ -127,6 +130,21 @@ class Run:
             path = self.settings.data
         return open_dataset(path, "val", self.data.classes, classes) if path else None
 
+    def start_head(self) -> None:
+        """The head of a new run starts at the class means of the training images."""
+        if not self.manifest.head:
+            return
+        labels = np.array([sample.label for sample in self.data.samples])
+        chosen = images_for_means(labels, self.settings.seed)
+
+        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            preprocessing = self.manifest.preprocessing
+            for indices in read_batches(self.data, chosen, preprocessing, self.batch, self.decode_limit_bytes):
+                yield self.batch[: len(indices)], labels[indices]
+
+        count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
+        self.progress.message(f"head set to the class means of {count} images")
+
     # -- the steps of an epoch -------------------------------------------------------------------------
 
     def images(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -158,12 +176,12 @@ class Run:
             gradient.fill(0)
         loss, correct, count = 0.0, 0, 0
         while labels := self._fill_batch(images):
-            for result, part in self._run_micro_batch(self.batch[: len(labels)], labels):
+            for result, target in training_steps(self.engine, self.batch[: len(labels)], self._target(labels)):
                 for name, gradient in result.gradients.items():
                     self.gradients[name] += gradient
                 loss += result.loss
-                correct += int((result.logits.argmax(-1) == part).sum())
-                count += len(part)
+                correct += int((result.logits.argmax(-1) == target.argmax(-1)).sum())
+                count += len(target)
         if not count:
             return False
         scale = self.settings.batch_size / count
@@ -174,18 +192,6 @@ class Run:
         self.optimizer.step(self.gradients, lr)
         self._record_step(loss * scale, correct, count, lr, time.monotonic() - start_s)
         return True
-
-    def _run_micro_batch(self, batch: np.ndarray, labels: list[int]) -> Iterator[tuple[StepResult, list[int]]]:
-        """(result, labels) of the micro-batch, or of its halves where the engine's arena does not hold it:
-        best fit in a nearly full arena may fail for a size where it does for a larger one."""
-        try:
-            yield self.engine.training_step(batch, self._target(labels)), labels
-        except ArenaExhausted:
-            if len(labels) == 1:
-                raise
-            half = len(labels) // 2
-            yield from self._run_micro_batch(batch[:half], labels[:half])
-            yield from self._run_micro_batch(batch[half:], labels[half:])
 
     def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
         """Fills the micro-batch from `images` and returns the labels, none when they are used up."""

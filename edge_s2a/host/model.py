@@ -108,7 +108,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def classifier_names(model: nn.Module) -> list[str]:
-    """Names of the layers whose sum or mean is the logits: linear, or convolutions of one position."""
+    """Names of the layers whose mean is the logits: linear, or convolutions of one position."""
     names = model.pretrained_cfg.get("classifier") or []
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
@@ -117,6 +117,13 @@ def classifier_names(model: nn.Module) -> list[str]:
     if not names:
         raise UserError(f"{type(model).__name__} has no classifier; choose a classification model")
     return names
+
+
+def head_layers(model: nn.Module, adapter: dict[str, torch.Tensor], classes: int) -> list[str]:
+    """The classifiers, if all of them have a trained weight and bias with one row a class; otherwise none."""
+    names = classifier_names(model)
+    tensors = [adapter.get(f"{name}.{part}") for name in names for part in ("weight", "bias")]
+    return names if all(tensor is not None and len(tensor) == classes for tensor in tensors) else []
 
 
 def draw_head(model: nn.Module, seed: int) -> None:

@@ -21,7 +21,7 @@ from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_targ
 from edge_s2a.host.ir import Graph
 from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
 from edge_s2a.host.lower import lower
-from edge_s2a.host.model import create_model, preprocessing_of
+from edge_s2a.host.model import create_model, head_layers, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
 from edge_s2a.host.passes.rematerialize import rematerialize_constants
 from edge_s2a.host.quantize.allocate import choose_scheme
@@ -147,6 +147,7 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
         preprocessing=adapted.preprocessing,
         adapter=list(options.adapter_kinds),
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
+        head=head_layers(model, adapter, options.num_classes),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,
         saved_bits=options.saved_bits,

@@ -9,7 +9,7 @@ import torch
 from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized, random_target
 from edge_s2a.host.package import adapt
-from edge_s2a.host.quantize.allocate import BITS, MEAN_BITS, choose_scheme, fewest_errors, gradient_error
+from edge_s2a.host.quantize.allocate import BITS, MEAN_BITS, choose_scheme, fewest_errors, gradient_error_of
 from edge_s2a.host.quantize.saved import mean_bits, with_bits
 from tests.conftest import SMALL_VIT, options_of
 
@@ -57,18 +57,19 @@ def batch():
 def test_automatic_bits_err_less_than_four_bits_for_all(batch):
     """On the images they were measured on, with uniform levels for both, at no more bits in the mean."""
     arguments, observed = batch
+    error = gradient_error_of(*arguments, observed)
     automatic = choose_scheme(*arguments, observed, "auto", "uniform")
     assert mean_bits(automatic) <= MEAN_BITS
     assert {entry.bits for entry in automatic if entry.has_codes} <= set(BITS)
     assert len({entry.bits for entry in automatic if entry.has_codes}) > 1
-    assert gradient_error(*arguments, automatic) < gradient_error(*arguments, with_bits(observed, 4))
+    assert error(automatic) < error(with_bits(observed, 4))
 
 
 def test_best_levels_are_those_of_the_smaller_error(batch):
     arguments, observed = batch
+    error = gradient_error_of(*arguments, observed)
     errors = {
-        levels: gradient_error(*arguments, choose_scheme(*arguments, observed, "4", levels))
-        for levels in ("uniform", "fitted", "best")
+        levels: error(choose_scheme(*arguments, observed, "4", levels)) for levels in ("uniform", "fitted", "best")
     }
     assert errors["best"] == min(errors["uniform"], errors["fitted"])
     assert errors["uniform"] != errors["fitted"]
@@ -76,4 +77,5 @@ def test_best_levels_are_those_of_the_smaller_error(batch):
 
 def test_thirty_two_bits_are_exact(batch):
     arguments, observed = batch
-    assert gradient_error(*arguments, choose_scheme(*arguments, observed, "32", "best")) == 0
+    exact = choose_scheme(*arguments, observed, "32", "best")
+    assert gradient_error_of(*arguments, observed)(exact) == 0

@@ -34,18 +34,24 @@ def choose_scheme(
     batch = (model, adapter, image, target)
     if bits in (2, 4) and levels != "uniform" and any(entry.coding == "levels" for entry in observed):
         fitted = with_fitted_levels(*batch, scheme)
-        if levels == "fitted" or gradient_error(*batch, fitted) < gradient_error(*batch, scheme):
-            scheme = fitted
+        if levels == "best":
+            fitted = min(scheme, fitted, key=gradient_error_of(*batch, scheme))
+        scheme = fitted
     return allocate(*batch, scheme) if saved_bits == "auto" else scheme
 
 
-def gradient_error(
+def gradient_error_of(
     model: nn.Module, adapter: dict[str, Tensor], image: Tensor, target: Tensor, scheme: list[SavedTensor]
-) -> float:
-    """|g - g'| / |g| over all adapter tensors, g' being the gradient with `scheme` and g the exact one."""
+) -> Callable[[list[SavedTensor]], float]:
+    """A function of a scheme: |g - g'| / |g| over all adapter tensors, g' being the gradient with it and g the
+    exact one. `scheme` may be any scheme of the model."""
     exact = loss_and_gradients(model, adapter, image, target, with_bits(scheme, 32))[2:]
-    approximate = loss_and_gradients(model, adapter, image, target, scheme)[2:]
-    return (squared_distance(exact, approximate) / squared_distance(exact)) ** 0.5
+
+    def error(candidate: list[SavedTensor]) -> float:
+        approximate = loss_and_gradients(model, adapter, image, target, candidate)[2:]
+        return (squared_distance(exact, approximate) / squared_distance(exact)) ** 0.5
+
+    return error
 
 
 def squared_distance(first: Sequence[Tensor], second: Sequence[Tensor] | None = None) -> float:
