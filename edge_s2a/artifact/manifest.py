@@ -54,6 +54,7 @@ class Manifest:
     adapter: list[str]  # structural modules, e.g. ["bias"]
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     head: list[str]  # layers of the adapter that may start at class means: linear, with bias, their mean the logits
+    low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
     total_parameters: int
     weight_format: str
     saved_bits: str  # "2", "4", "8", "32" or "auto"

@@ -19,7 +19,15 @@ from edge_s2a.device.session import Engine
 
 MARGIN = 2.0
 ROUNDING = 1e-4
+# The head's share of the learning rate. It starts where it separates the classes and has most of the trained
+# parameters: at the full rate it fits the few images before the backbone's features move.
+RATE = 0.03
 IMAGES_PER_CLASS = 32  # are enough for a mean, however large the dataset
+
+
+def relative_rates(heads: list[str]) -> dict[str, float]:
+    """For the optimizer: RATE for weight and bias of heads that start at class means."""
+    return {f"{head}.{part}": RATE for head in heads for part in ("weight", "bias")}
 
 
 def images_for_means(labels: np.ndarray, seed: int) -> np.ndarray:

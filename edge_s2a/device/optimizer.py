@@ -1,6 +1,8 @@
 """SGD and AdamW on numpy arrays, in place, as torch.optim computes them."""
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -9,15 +11,20 @@ import numpy as np
 EPSILON = 1e-6
 BETA1, BETA2 = 0.9, 0.999
 MOMENTUM = 0.9
+ONE_RATE: Mapping[str, float] = MappingProxyType({})
 
 
 class AdamW:
     """AdamW with decoupled weight decay (arXiv 1711.05101), which applies to matrices only."""
 
-    def __init__(self, parameters: dict[str, np.ndarray], weight_decay: float):
-        """parameters: float32 arrays, updated in place."""
+    def __init__(
+        self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ONE_RATE
+    ):
+        """parameters: float32 arrays, updated in place. relative_rates: of those whose learning rate is not that
+        of the others, their share of it."""
         self.parameters = parameters
         self.weight_decay = weight_decay
+        self.relative_rates = relative_rates
         self.steps = 0
         self.state = {
             f"{kind}:{name}": np.zeros_like(array)
@@ -31,24 +38,29 @@ class AdamW:
         second_correction = math.sqrt(1 - BETA2**self.steps)
         for name, parameter in self.parameters.items():
             gradient = gradients[name]
+            rate = lr * self.relative_rates.get(name, 1.0)
             first = self.state[f"first_moment:{name}"]
             second = self.state[f"second_moment:{name}"]
             if parameter.ndim > 1:
-                parameter *= np.float32(1 - lr * self.weight_decay)
+                parameter *= np.float32(1 - rate * self.weight_decay)
             first += (gradient - first) * np.float32(1 - BETA1)
             second *= np.float32(BETA2)
             second += gradient * gradient * np.float32(1 - BETA2)
             denominator = np.sqrt(second) / np.float32(second_correction) + np.float32(EPSILON)
-            parameter -= np.float32(lr / first_correction) * (first / denominator)
+            parameter -= np.float32(rate / first_correction) * (first / denominator)
 
 
 class SGD:
     """SGD with momentum 0.9; weight decay is added to the gradient, of matrices only."""
 
-    def __init__(self, parameters: dict[str, np.ndarray], weight_decay: float):
-        """parameters: float32 arrays, updated in place."""
+    def __init__(
+        self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ONE_RATE
+    ):
+        """parameters: float32 arrays, updated in place. relative_rates: of those whose learning rate is not that
+        of the others, their share of it."""
         self.parameters = parameters
         self.weight_decay = weight_decay
+        self.relative_rates = relative_rates
         self.steps = 0
         self.state = {f"momentum:{name}": np.zeros_like(array) for name, array in parameters.items()}
 
@@ -61,7 +73,7 @@ class SGD:
             momentum = self.state[f"momentum:{name}"]
             momentum *= np.float32(MOMENTUM)
             momentum += gradient
-            parameter -= np.float32(lr) * momentum
+            parameter -= np.float32(lr * self.relative_rates.get(name, 1.0)) * momentum
 
 
 OPTIMIZERS = {"adamw": AdamW, "sgd": SGD}

@@ -20,8 +20,9 @@ from edge_s2a.device.budget import DECODE_RESERVE_BYTES, queue_capacity
 from edge_s2a.device.checkpoint import Position, load_checkpoint, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
-from edge_s2a.device.head import images_for_means, start_at_class_means
+from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.loader import stream
+from edge_s2a.device.lowrank import start_at_gradient
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS
@@ -78,7 +79,7 @@ def train(settings: TrainSettings) -> dict:
     if settings.resume:
         run.resume()
     else:
-        run.start_head()
+        run.start_adapter()
     with stop_on_signals() as stop_requested:
         while run.position.epoch < settings.epochs:
             with contextlib.closing(run.images()) as images:
@@ -103,7 +104,9 @@ class Run:
 
         height, width = self.manifest.preprocessing.image_size
         self.batch = np.zeros((self.plan.micro_batch_size, 3, height, width), np.float32)
-        self.optimizer = OPTIMIZERS[settings.optimizer](self.engine.adapter, settings.weight_decay)
+        self.optimizer = OPTIMIZERS[settings.optimizer](
+            self.engine.adapter, settings.weight_decay, relative_rates(self.manifest.head)
+        )
         self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
         self.best = {name: array.copy() for name, array in self.engine.adapter.items()}
         # A large image may use what the plan leaves of the budget.
@@ -130,10 +133,11 @@ class Run:
             path = self.settings.data
         return open_dataset(path, "val", self.data.classes, classes) if path else None
 
-    def start_head(self) -> None:
-        """The head of a new run starts at the class means of the training images."""
+    def start_adapter(self) -> None:
+        """Sets the head of a new run to the class means of the training images, and then its low-rank maps to the
+        directions of their gradient."""
         if not self.manifest.head:
-            return
+            return  # through a head drawn at random the gradient says nothing
         labels = np.array([sample.label for sample in self.data.samples])
         chosen = images_for_means(labels, self.settings.seed)
 
@@ -142,8 +146,16 @@ class Run:
             for indices in read_batches(self.data, chosen, preprocessing, self.batch, self.decode_limit_bytes):
                 yield self.batch[: len(indices)], labels[indices]
 
+        def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            return ((images, self._target(labels.tolist())) for images, labels in batches())
+
         count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
         self.progress.message(f"head set to the class means of {count} images")
+        if self.manifest.low_rank_maps:
+            start_at_gradient(self.engine, self.manifest.low_rank_maps, with_targets, self.gradients)
+            self.progress.message(
+                f"{len(self.manifest.low_rank_maps)} low-rank maps set to their gradient's directions"
+            )
 
     # -- the steps of an epoch -------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.host.adapters.inject import inject
+from edge_s2a.host.adapters.lowrank import low_rank_maps
 from edge_s2a.host.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.calibration import calibration_images
 from edge_s2a.host.capture import Captured, capture_inference, capture_training, observe_saved_tensors
@@ -148,6 +149,7 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
         adapter=list(options.adapter_kinds),
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
         head=head_layers(model, adapter, options.num_classes),
+        low_rank_maps=low_rank_maps(adapter),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,
         saved_bits=options.saved_bits,

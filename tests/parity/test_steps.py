@@ -13,18 +13,21 @@ from tests.conftest import options_of
 
 STEPS = 10
 WEIGHT_DECAY = 0.05
+RELATIVE_RATES = {"head.weight": 0.1, "head.bias": 0.1}
 
 
 def torch_optimizer(kind, adapter, lr):
-    matrices = [value for value in adapter.values() if value.ndim > 1]
-    vectors = [value for value in adapter.values() if value.ndim <= 1]
     groups = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": vectors, "weight_decay": 0.0},
+        {
+            "params": [value],
+            "lr": lr * RELATIVE_RATES.get(name, 1.0),
+            "weight_decay": WEIGHT_DECAY if value.ndim > 1 else 0.0,
+        }
+        for name, value in adapter.items()
     ]
     if kind == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=lr, eps=EPSILON)
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.AdamW(groups, eps=EPSILON)
 
 
 # SGD is linear in the gradient. AdamW divides by its size, so rounding of small gradients grows, and a
@@ -45,7 +48,7 @@ def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
     start = {name: array.copy() for name, array in engine.adapter.items()}
 
     reference = torch_optimizer(kind, adapter, lr)
-    ours = {"sgd": SGD, "adamw": AdamW}[kind](engine.adapter, WEIGHT_DECAY)
+    ours = {"sgd": SGD, "adamw": AdamW}[kind](engine.adapter, WEIGHT_DECAY, RELATIVE_RATES)
     generator = torch.Generator().manual_seed(2)
     for _ in range(STEPS):
         image = torch.randn(4, 3, 32, 32, generator=generator)

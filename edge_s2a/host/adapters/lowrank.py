@@ -9,6 +9,8 @@ input feeds a map beside the whole block, averaged over positions where the bloc
 few bits.
 """
 
+from collections.abc import Iterable
+
 import torch
 from timm.layers import LayerNorm2d, RmsNorm
 from torch import Tensor, nn
@@ -48,6 +50,13 @@ def inject(
         maps = [beside_block(block, outputs, generator) for block, outputs in zip(blocks, channels, strict=True)]
     model.lowrank = nn.ModuleList(maps)
     return [f"lowrank.{name}" for name, _ in model.lowrank.named_parameters()]
+
+
+def low_rank_maps(adapter: Iterable[str]) -> list[str]:
+    """The maps of which both factors are among the trained tensors."""
+    names = set(adapter)
+    maps = [name.removesuffix(".down") for name in adapter if name.startswith("lowrank.") and name.endswith(".down")]
+    return [name for name in maps if f"{name}.up" in names]
 
 
 def branches(model: nn.Module, blocks: list[Block], image_shape: tuple[int, ...]) -> list[tuple[nn.Module, nn.Module]]:
