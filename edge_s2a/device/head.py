@@ -21,7 +21,7 @@ MARGIN = 2.0
 ROUNDING = 1e-4
 # The head's share of the learning rate. It starts where it separates the classes and has most of the trained
 # parameters: at the full rate it fits the few images before the backbone's features move.
-RATE = 0.03
+RATE = 0.01
 IMAGES_PER_CLASS = 32  # are enough for a mean, however large the dataset
 
 
