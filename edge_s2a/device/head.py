@@ -19,15 +19,17 @@ from edge_s2a.device.session import Engine
 
 MARGIN = 2.0
 ROUNDING = 1e-4
-# The head's share of the learning rate. It starts where it separates the classes and has most of the trained
-# parameters: at the full rate it fits the few images before the backbone's features move.
-RATE = 0.01
+# Adam moves each weight by the learning rate, so a step moves a logit by up to the rate times the sum of all
+# features. At the full rate a wide head, which starts where it separates the classes, fits the few images before the
+# backbone's features have moved; its rate falls with its width from here (as arXiv 2203.03466 scales output layers).
+FULL_RATE_FEATURES = 32
 IMAGES_PER_CLASS = 32  # are enough for a mean, however large the dataset
 
 
-def relative_rates(heads: list[str]) -> dict[str, float]:
-    """For the optimizer: RATE for weight and bias of heads that start at class means."""
-    return {f"{head}.{part}": RATE for head in heads for part in ("weight", "bias")}
+def relative_rates(adapter: dict[str, np.ndarray], heads: list[str]) -> dict[str, float]:
+    """For the optimizer: the share of the learning rate at which weight and bias of each head are trained."""
+    shares = {head: min(1.0, FULL_RATE_FEATURES / adapter[f"{head}.weight"][0].size) for head in heads}
+    return {f"{head}.{part}": share for head, share in shares.items() for part in ("weight", "bias")}
 
 
 def images_for_means(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -105,7 +105,9 @@ class Run:
         height, width = self.manifest.preprocessing.image_size
         self.batch = np.zeros((self.plan.micro_batch_size, 3, height, width), np.float32)
         self.optimizer = OPTIMIZERS[settings.optimizer](
-            self.engine.adapter, settings.weight_decay, relative_rates(self.manifest.head)
+            self.engine.adapter,
+            settings.weight_decay,
+            relative_rates(self.engine.adapter, self.manifest.head),
         )
         self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
         self.best = {name: array.copy() for name, array in self.engine.adapter.items()}

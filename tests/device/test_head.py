@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.head import IMAGES_PER_CLASS, MARGIN, images_for_means, start_at_class_means
+from edge_s2a.device.head import IMAGES_PER_CLASS, MARGIN, images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.session import Engine
 from edge_s2a.host.package import adapt, build_graphs, write_artifact
 from tests.conftest import options_of
@@ -100,3 +100,17 @@ def test_images_for_means_are_a_bounded_sample_of_every_class():
     assert len(set(chosen)) == len(chosen)
     assert (chosen == images_for_means(labels, seed=0)).all()
     assert (chosen[:IMAGES_PER_CLASS] != np.arange(IMAGES_PER_CLASS)).any()
+
+
+def test_the_rate_falls_with_the_width_of_the_head():
+    adapter = {
+        "narrow.weight": np.zeros((3, 16)),
+        "wide.weight": np.zeros((3, 1280, 1, 1)),
+        "norm.bias": np.zeros(7),
+    }
+    assert relative_rates(adapter, ["narrow", "wide"]) == {
+        "narrow.weight": 1.0,
+        "narrow.bias": 1.0,
+        "wide.weight": 0.025,
+        "wide.bias": 0.025,
+    }
