@@ -65,8 +65,8 @@ def test_every_map_of_the_adapter_is_listed(packed):
 
 
 def test_the_maps_span_the_directions_that_torch_finds(packed):
-    """As projections, which have no free sign or order of near equals. 1e-2: float32 gradients that differ by 1e-6
-    and the quotient of the gradient's norm and its last kept singular value, up to 1e3 here."""
+    """As projections, which have no free sign or order of near equals. 1e-4: float32 gradients differ by 1e-6, and by
+    35 times as much along the last direction that is kept (quotient of the singular values); measured 1e-6."""
     engine, adapted, maps = packed
     for name, value in initial(adapted).items():
         engine.adapter[name][...] = value
@@ -81,7 +81,7 @@ def test_the_maps_span_the_directions_that_torch_finds(packed):
     for name in maps:
         expected = np.linalg.svd(projected[f"{name}.down"], full_matrices=False)[2]
         measured = engine.adapter[f"{name}.down"]
-        np.testing.assert_allclose(measured.T @ measured, expected.T @ expected, atol=1e-2, err_msg=name)
+        np.testing.assert_allclose(measured.T @ measured, expected.T @ expected, atol=1e-4, err_msg=name)
         np.testing.assert_array_equal(engine.adapter[f"{name}.up"], 0)
 
 
@@ -97,7 +97,7 @@ def test_the_model_computes_what_it_did(packed):
 
 def test_the_maps_catch_more_of_the_gradient_than_random_ones(packed):
     """The gradient of `up` is that of the full matrix, projected on the rows of `down`: its norm, over all maps,
-    against that of random rows of the same length."""
+    against that of random orthonormal rows; measured 4.2 and 2.9 times."""
     engine, adapted, maps = packed
     start(engine, maps)
     found = {name: array.copy() for name, array in engine.adapter.items()}
@@ -109,7 +109,7 @@ def test_the_maps_catch_more_of_the_gradient_than_random_ones(packed):
         gradients = torch_gradients(adapted, values)
         return sum(np.linalg.norm(gradients[f"{name}.up"]) ** 2 for name in maps) ** 0.5
 
-    assert caught(found) > 1.5 * caught(random)
+    assert caught(found) > 2 * caught(random)
 
 
 def test_the_sign_of_singular_vectors_is_fixed():
