@@ -54,13 +54,13 @@ def test_deit_tiny_learns_flowers_within_192_mib(tmp_path):
     subprocess.run(split, check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
     artifact = tmp_path / "deit.s2a"
     packed = run_command(
-        "pack", "deit_tiny_patch16_224", "--weights", WEIGHTS, "--num-classes", 5, "--weight-format", "int8",
+        "pack", "deit_tiny_patch16_224", "--weights", WEIGHTS, "--num-classes", 5, "--adapter", "bias+lowrank",
         "--output", artifact,
     )  # fmt: skip
     assert packed.returncode == 0, packed.stderr
     done, peak = run_measured(
         "train", artifact, "--data", tmp_path / "flowers", "--memory-budget", "192MiB", "--epochs", 15,
-        "--output", tmp_path / "run", "--json", timeout=1000,
+        "--lr", 3e-3, "--output", tmp_path / "run", "--json", timeout=1000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = done.json
