@@ -48,6 +48,21 @@ def training_steps(engine: Engine, images: np.ndarray, target: np.ndarray) -> It
         yield from training_steps(engine, images[half:], target[half:])
 
 
+def sum_gradients(
+    engine: Engine,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    gradients: dict[str, np.ndarray],
+    names: list[str],
+) -> None:
+    """Sets gradients[name], for each of `names`, to the sum over all (images, target) of `batches`."""
+    for name in names:
+        gradients[name].fill(0)
+    for images, target in batches:
+        for result, _ in training_steps(engine, images, target):
+            for name in names:
+                gradients[name] += result.gradients[name]
+
+
 def logits_of(engine: Engine, images: np.ndarray) -> np.ndarray:
     """float32 (batch, classes), likewise."""
     try:

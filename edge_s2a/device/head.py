@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edge_s2a.device.batches import logits_of, training_steps
+from edge_s2a.device.batches import logits_of, sum_gradients
 from edge_s2a.device.session import Engine
 
 MARGIN = 2.0
@@ -58,16 +58,15 @@ def start_at_class_means(
     present = counts > 0
     per_image = 1 / np.maximum(counts, 1)
 
+    def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for images, labels in batches():
+            target = np.zeros((len(labels), engine.classes), np.float32)
+            target[np.arange(len(labels)), labels] = per_image[labels]
+            yield images, target
+
     for name in (*weights, *biases):
         engine.adapter[name].fill(0)
-    for name in weights:
-        gradients[name].fill(0)
-    for images, labels in batches():
-        target = np.zeros((len(labels), engine.classes), np.float32)
-        target[np.arange(len(labels)), labels] = per_image[labels]
-        for result, _ in training_steps(engine, images, target):
-            for name in weights:
-                gradients[name] += result.gradients[name]
+    sum_gradients(engine, with_targets(), gradients, weights)
     for name in weights:
         centred = gradients[name][present]
         engine.adapter[name][present] = centred.mean(0) - centred

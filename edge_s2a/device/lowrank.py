@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edge_s2a.device.batches import training_steps
+from edge_s2a.device.batches import sum_gradients
 from edge_s2a.device.session import Engine
 
 
@@ -37,29 +37,14 @@ def start_at_gradient(
         if len(adapter[downs[name]]) <= min(len(adapter[ups[name]]), adapter[downs[name]].shape[1])
     ]
 
-    add_up(engine, [ups[name] for name in maps], batches, gradients)
+    sum_gradients(engine, batches(), gradients, [ups[name] for name in maps])
     for name in maps:
         adapter[ups[name]][...] = np.linalg.qr(gradients[ups[name]])[0]
         adapter[downs[name]].fill(0)
-    add_up(engine, [downs[name] for name in maps], batches, gradients)
+    sum_gradients(engine, batches(), gradients, [downs[name] for name in maps])
     for name in maps:
         adapter[downs[name]][...] = right_singular_vectors(gradients[downs[name]])
         adapter[ups[name]].fill(0)
-
-
-def add_up(
-    engine: Engine,
-    names: list[str],
-    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
-    gradients: dict[str, np.ndarray],
-) -> None:
-    """gradients[name], for each of `names`, becomes the sum over all batches."""
-    for name in names:
-        gradients[name].fill(0)
-    for images, target in batches():
-        for result, _ in training_steps(engine, images, target):
-            for name in names:
-                gradients[name] += result.gradients[name]
 
 
 def right_singular_vectors(matrix: np.ndarray) -> np.ndarray:

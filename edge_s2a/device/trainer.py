@@ -149,7 +149,7 @@ class Run:
                 yield self.batch[: len(indices)], labels[indices]
 
         def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            return ((images, self._target(labels.tolist())) for images, labels in batches())
+            return ((images, self._target(labels)) for images, labels in batches())
 
         count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
         self.progress.message(f"head set to the class means of {count} images")
@@ -216,7 +216,7 @@ class Run:
             labels.append(label)
         return labels
 
-    def _target(self, labels: list[int]) -> np.ndarray:
+    def _target(self, labels: list[int] | np.ndarray) -> np.ndarray:
         """float32 (micro-batch, classes): smoothed labels over the nominal effective batch size."""
         smoothing, classes = self.settings.label_smoothing, self.manifest.num_classes
         target = np.full((len(labels), classes), smoothing / classes, np.float32)
