@@ -128,9 +128,15 @@ def measure_apart(model: str, adapter: str) -> dict:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=environment, check=False
     )
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
-        return {"failure": " ".join(lines[-1].split())[:300]}
+        return {"failure": last_exception(done.stderr)[:300] or f"ended with code {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def last_exception(stderr: str) -> str:
+    """In one line: what follows the last line of code of a traceback."""
+    lines = stderr.splitlines()
+    code = [number for number, line in enumerate(lines) if line.startswith("    ")]
+    return " ".join(" ".join(lines[code[-1] + 1 :] if code else lines).split())
 
 
 def read_results(path: Path) -> list[dict]:

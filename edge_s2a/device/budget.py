@@ -17,6 +17,7 @@ from edge_s2a.plan.arena import (
     region_overhead,
     roomy_region,
     smallest_region,
+    touched_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan
 
@@ -94,17 +95,18 @@ def make_plan(
 
     micro_batch = largest_batch(lambda batch: total(batch) <= budget_bytes, batch_size)
     batch = max(1, micro_batch)
-    region_bytes = touched_bytes = smallest_region(graphs, batch)
+    region_bytes = smallest_region(graphs, batch)
     # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
     roomy_bytes = roomy_region(graphs, batch)
     if apart(batch) + roomy_bytes + region_overhead(roomy_bytes) <= budget_bytes:
-        region_bytes, touched_bytes = roomy_bytes, arena_peak(graphs, batch).arena_bytes
+        region_bytes = roomy_bytes
+    resident_bytes = touched_bytes(graphs, batch, region_bytes)
     live_bytes = arena_peak(graphs, batch).live_bytes
-    saved_bytes = touched_bytes * live_bytes["saved"] // sum(live_bytes.values())
+    saved_bytes = resident_bytes * live_bytes["saved"] // sum(live_bytes.values())
     parts = {
         **fixed,
         "saved tensors": saved_bytes,
-        "workspace": touched_bytes - saved_bytes + region_overhead(region_bytes),
+        "workspace": resident_bytes - saved_bytes + region_overhead(region_bytes),
         "data": data_bytes(manifest, batch),
     }
     return MemoryPlan(

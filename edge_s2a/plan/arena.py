@@ -4,8 +4,7 @@ onnxruntime's BFC arena (core/framework/bfc_arena.cc), as the device configures 
 rounded up to 256 bytes, best fit by (size, address), a free chunk always split, neighbours coalesced.
 Memory once touched stays resident, so the peak is the highest address that was ever in use. Best fit
 takes the region's tail where that is smaller than a hole, so what fits depends on the region's size, and
-not always monotonically: the simulation is told the size that the engine will be given. In a region of
-ROOM times the peak the tail plays no part.
+not always monotonically: the simulation is told the size that the engine will be given.
 """
 
 import bisect
@@ -108,17 +107,27 @@ def runs_in(graphs: dict[str, GraphPlan], batch: int, region_bytes: int) -> bool
     )
 
 
+def touched_bytes(graphs: dict[str, GraphPlan], batch: int, region_bytes: int) -> int:
+    """The part of a region in which every graph runs that becomes resident, constants included."""
+    constant_bytes = sum(graph.constant_bytes for graph in graphs.values())
+    peaks = [simulate(graph.lifetimes, batch, region_bytes - constant_bytes) for graph in graphs.values()]
+    return constant_bytes + max(peak.arena_bytes for peak in peaks)
+
+
 def smallest_region(graphs: dict[str, GraphPlan], batch: int) -> int:
     """The bytes of the smallest region found in which every graph runs with `batch` images."""
-    region_bytes = arena_peak(graphs, batch).arena_bytes
-    while not runs_in(graphs, batch, region_bytes):
-        region_bytes = round_up(int(region_bytes * REGION_GROWTH))
-    return region_bytes
+    return region_from(arena_peak(graphs, batch).arena_bytes, graphs, batch)
 
 
 def roomy_region(graphs: dict[str, GraphPlan], batch: int) -> int:
-    """The bytes of a region that does in any case: ROOM times the peak."""
-    return round_up(int(arena_peak(graphs, batch).arena_bytes * ROOM))
+    """The bytes of a region with some room: at least ROOM times the peak."""
+    return region_from(round_up(int(arena_peak(graphs, batch).arena_bytes * ROOM)), graphs, batch)
+
+
+def region_from(region_bytes: int, graphs: dict[str, GraphPlan], batch: int) -> int:
+    while not runs_in(graphs, batch, region_bytes):
+        region_bytes = round_up(int(region_bytes * REGION_GROWTH))
+    return region_bytes
 
 
 def region_overhead(region_bytes: int) -> int:
