@@ -19,16 +19,18 @@ from edge_s2a.device.session import Engine
 
 MARGIN = 2.0
 ROUNDING = 1e-4
-# Adam moves each weight by the learning rate, so a step moves a logit by up to the rate times the sum of all
-# features. At the full rate a wide head, which starts where it separates the classes, fits the few images before the
-# backbone's features have moved; its rate falls with its width from here (as arXiv 2203.03466 scales output layers).
-FULL_RATE_FEATURES = 32
+# Adam moves each weight by the learning rate, so a step moves a logit the more, the more features the head reads: by
+# the square root of their number if they vary independently. At the full rate a wide head, which starts where it
+# separates the classes, fits the few images before the backbone's features have moved. A sixth at the width of
+# DeiT-Tiny was measured to do; between a twentieth and a tenth for the 1280 features of MobileNetV2.
+REFERENCE_FEATURES, REFERENCE_SHARE = 192, 1 / 6
 IMAGES_PER_CLASS = 32  # are enough for a mean, however large the dataset
 
 
 def relative_rates(adapter: dict[str, np.ndarray], heads: list[str]) -> dict[str, float]:
     """For the optimizer: the share of the learning rate at which weight and bias of each head are trained."""
-    shares = {head: min(1.0, FULL_RATE_FEATURES / adapter[f"{head}.weight"][0].size) for head in heads}
+    features = {head: adapter[f"{head}.weight"][0].size for head in heads}
+    shares = {head: min(1.0, REFERENCE_SHARE * (REFERENCE_FEATURES / n) ** 0.5) for head, n in features.items()}
     return {f"{head}.{part}": share for head, share in shares.items() for part in ("weight", "bias")}
 
 

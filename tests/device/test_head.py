@@ -102,15 +102,13 @@ def test_images_for_means_are_a_bounded_sample_of_every_class():
     assert (chosen[:IMAGES_PER_CLASS] != np.arange(IMAGES_PER_CLASS)).any()
 
 
-def test_the_rate_falls_with_the_width_of_the_head():
+def test_the_rate_falls_with_the_square_root_of_the_width_of_the_head():
     adapter = {
-        "narrow.weight": np.zeros((3, 16)),
-        "wide.weight": np.zeros((3, 1280, 1, 1)),
+        "narrow.weight": np.zeros((3, 4)),
+        "deit_tiny.weight": np.zeros((3, 192)),
+        "wide.weight": np.zeros((3, 4 * 192, 1, 1)),
         "norm.bias": np.zeros(7),
     }
-    assert relative_rates(adapter, ["narrow", "wide"]) == {
-        "narrow.weight": 1.0,
-        "narrow.bias": 1.0,
-        "wide.weight": 0.025,
-        "wide.bias": 0.025,
-    }
+    shares = {"narrow": 1.0, "deit_tiny": 1 / 6, "wide": 1 / 12}
+    expected = {f"{head}.{part}": share for head, share in shares.items() for part in ("weight", "bias")}
+    assert relative_rates(adapter, list(shares)) == expected
