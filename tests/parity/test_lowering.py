@@ -74,6 +74,7 @@ OPERATORS = {
     "batch norm": lambda x: functional.batch_norm(x, BIAS, WEIGHT),
     "mean and variance": lambda x: x.mean((2, 3)) + x.var(1, unbiased=False).flatten(1).sum(1, keepdim=True),
     "sum over an axis": lambda x: x.sum(2),
+    "cumulative sum": lambda x: x.cumsum(2),
     MAXIMUM: lambda x: x.amax(2),
     "max pool": lambda x: functional.max_pool2d(x, 3, 2, 1),
     "max pool, rounded up": lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True),

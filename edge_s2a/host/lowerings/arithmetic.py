@@ -96,6 +96,12 @@ def _masked_fill(low, node, x, mask, value):
     return low.emit("Where", [mask, low.constant(value, result_type(node).dtype), x], result_type(node))
 
 
+@lowers(aten.cumsum.default)
+def _cumsum(low, node, x, axis, dtype=None):
+    result = result_type(node)
+    return low.emit("CumSum", [cast(low, x, result.dtype), low.constant(axis, np.int64)], result)
+
+
 @lowers(aten.linalg_vector_norm.default)
 def _vector_norm(low, node, x, order=2, axes=None, keepdim=False, **_):
     if order != 2:
