@@ -107,7 +107,7 @@ class Run:
         self.optimizer = OPTIMIZERS[settings.optimizer](
             self.engine.adapter,
             settings.weight_decay,
-            relative_rates(self.engine.adapter, self.manifest.head),
+            relative_rates(self.manifest.head, settings.optimizer, settings.lr),
         )
         self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
         self.best = {name: array.copy() for name, array in self.engine.adapter.items()}

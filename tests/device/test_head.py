@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.head import IMAGES_PER_CLASS, MARGIN, images_for_means, relative_rates, start_at_class_means
+from edge_s2a.device.head import (
+    ADAM_RATE,
+    IMAGES_PER_CLASS,
+    MARGIN,
+    images_for_means,
+    relative_rates,
+    start_at_class_means,
+)
 from edge_s2a.device.session import Engine
 from edge_s2a.host.package import adapt, build_graphs, write_artifact
 from tests.conftest import options_of
@@ -102,13 +109,10 @@ def test_images_for_means_are_a_bounded_sample_of_every_class():
     assert (chosen[:IMAGES_PER_CLASS] != np.arange(IMAGES_PER_CLASS)).any()
 
 
-def test_the_rate_falls_with_the_square_root_of_the_width_of_the_head():
-    adapter = {
-        "narrow.weight": np.zeros((3, 4)),
-        "deit_tiny.weight": np.zeros((3, 192)),
-        "wide.weight": np.zeros((3, 4 * 192, 1, 1)),
-        "norm.bias": np.zeros(7),
-    }
-    shares = {"narrow": 1.0, "deit_tiny": 1 / 6, "wide": 1 / 12}
-    expected = {f"{head}.{part}": share for head, share in shares.items() for part in ("weight", "bias")}
-    assert relative_rates(adapter, list(shares)) == expected
+def test_adam_trains_the_head_at_a_rate_of_its_own_or_less():
+    names = ["head.weight", "head.bias", "head_dist.weight", "head_dist.bias"]
+    for lr, rate in ((1e-4, 1e-4), (2e-3, ADAM_RATE), (2e-2, ADAM_RATE)):
+        shares = relative_rates(["head", "head_dist"], "adamw", lr)
+        assert list(shares) == names
+        np.testing.assert_allclose([lr * share for share in shares.values()], rate, rtol=1e-12)
+    assert set(relative_rates(["head"], "sgd", 0.1).values()) == {1.0}
