@@ -349,7 +349,9 @@ def add_train(verbs) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the results")
     add_run_options(parser)
     parser.add_argument("--epochs", type=positive(int), default=15)
-    parser.add_argument("--lr", type=positive(float), default=2e-3, help="peak learning rate")
+    parser.add_argument(
+        "--lr", type=positive(float), default=2e-3, help="peak learning rate; with adamw the head takes at most 5e-4"
+    )
     parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="of matrices")
     parser.add_argument("--warmup-epochs", type=not_negative, default=1.0)
     parser.add_argument("--label-smoothing", type=share, default=0.1)
