@@ -27,9 +27,8 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 CLASSES = 10
 MODELS = """
-vit_tiny_patch16_224 vit_base_patch32_224 deit_tiny_patch16_224 deit3_small_patch16_224
-vit_wee_patch16_reg1_gap_256 vit_small_patch14_reg4_dinov2 vit_base_patch16_siglip_224 vit_small_r26_s32_224
-beit_base_patch16_224
+vit_tiny_patch16_224 vit_base_patch32_224 deit_tiny_patch16_224 deit3_small_patch16_224 vit_wee_patch16_reg1_gap_256
+vit_small_patch14_reg4_dinov2 vit_base_patch16_siglip_224 vit_small_r26_s32_224 beit_base_patch16_224
 eva02_tiny_patch14_224 cait_xxs24_224 xcit_nano_12_p16_224 swin_tiny_patch4_window7_224 swin_s3_tiny_224
 swinv2_tiny_window8_256 resnet18 resnet50 wide_resnet50_2 resnext50_32x4d resnet50d seresnet50 res2net50_26w_4s
 convnext_atto convnext_tiny convnextv2_atto mobilenetv2_100 mobilenetv2_050 mobilenetv3_small_100
@@ -37,9 +36,9 @@ mobilenetv3_large_100 mobilenetv4_conv_small efficientnet_b0 efficientnet_lite0 
 tf_efficientnetv2_b0 mnasnet_100 fbnetc_100 lcnet_050 hardcorenas_a rexnet_100 ghostnet_100 regnetx_002 regnety_002
 densenet121 vgg11_bn dla34 hrnet_w18_small darknet53 cspresnet50 selecsls42b repvgg_a0 mobileone_s0 repvit_m0_9
 fastvit_t8 mobilevit_xxs mobilevitv2_050 edgenext_xx_small efficientformer_l1 efficientvit_b0 levit_128s
-tiny_vit_5m_224 pvt_v2_b0 poolformer_s12 caformer_s18 mixer_s16_224 resmlp_12_224 convmixer_768_32
-inception_next_atto starnet_s1 coatnet_0_rw_224 maxvit_tiny_rw_224 nfnet_l0 davit_tiny gcvit_xxtiny nest_tiny
-twins_svt_small crossvit_9_240 volo_d1_224 focalnet_tiny_srf hgnetv2_b0 inception_v3 xception41
+tiny_vit_5m_224 pvt_v2_b0 poolformer_s12 caformer_s18 mixer_s16_224 resmlp_12_224 convmixer_768_32 inception_next_atto
+starnet_s1 coatnet_0_rw_224 maxvit_tiny_rw_224 nfnet_l0 davit_tiny gcvit_xxtiny nest_tiny twins_svt_small
+crossvit_9_240 volo_d1_224 focalnet_tiny_srf hgnetv2_b0 inception_v3 xception41
 """.split()  # noqa: SIM905
 # A model without blocks takes the modules that need none.
 FALLBACK = "bias"

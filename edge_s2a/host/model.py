@@ -112,17 +112,14 @@ def classifier_names(model: nn.Module) -> list[str]:
     names = model.pretrained_cfg.get("classifier") or []
     names = [names] if isinstance(names, str) else list(names)
     # reset_classifier may leave out the distillation head that the model was made with.
-    names = [name for name in names if has_submodule(model, name)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    names = [name for name in names if name in modules]
     for name in names:
-        if not isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d):
+        if not isinstance(modules[name], nn.Linear | nn.Conv2d):
             raise UserError(f"the classifier {name} of {type(model).__name__} is no linear layer; choose another model")
     if not names:
         raise UserError(f"{type(model).__name__} has no classifier; choose a classification model")
     return names
-
-
-def has_submodule(model: nn.Module, name: str) -> bool:
-    return name in dict(model.named_modules())
 
 
 def head_layers(model: nn.Module, adapter: dict[str, torch.Tensor], classes: int) -> list[str]:
