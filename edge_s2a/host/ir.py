@@ -7,7 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+
+UINT4 = np.dtype(ml_dtypes.uint4)  # a byte a value in numpy, half a byte in the engine
 
 
 class Batch(NamedTuple):
@@ -35,7 +38,8 @@ class TensorType(NamedTuple):
         return any(isinstance(dimension, Batch) for dimension in self.shape)
 
     def _bytes(self) -> int:
-        return math.prod(d.times if isinstance(d, Batch) else d for d in self.shape) * self.dtype.itemsize
+        values = math.prod(d.times if isinstance(d, Batch) else d for d in self.shape)
+        return -(-values // 2) if self.dtype == UINT4 else values * self.dtype.itemsize
 
 
 @dataclass

@@ -24,6 +24,7 @@ from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
 from edge_s2a.host.lower import lower
 from edge_s2a.host.model import create_model, head_layers, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
+from edge_s2a.host.passes.merge_views import merge_views
 from edge_s2a.host.passes.rematerialize import rematerialize_constants
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
@@ -121,7 +122,7 @@ def to_graph(
     tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
     graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
-    return remove_dead_code(rematerialize_constants(graph, set(inputs)))
+    return remove_dead_code(rematerialize_constants(merge_views(graph), set(inputs)))
 
 
 def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:

@@ -174,38 +174,6 @@ def _clamp_max(low, node, x, bound):
     return _clamp(low, node, x, None, bound)
 
 
-def shift(direction: str) -> Callable:
-    def function(low, node, x, amount):
-        count = low.constant(amount, result_type(node).dtype)
-        return low.emit("BitShift", [x, count], result_type(node), direction=direction)
-
-    return function
-
-
-LOWERINGS[aten.__lshift__.Scalar] = shift("LEFT")
-LOWERINGS[aten.__rshift__.Scalar] = shift("RIGHT")
-
-
-@lowers(torch.ops.edge_s2a.quantize.default)
-def _quantize(low, node, x, step, zero, bits):
-    uint8 = result_type(node)
-    inputs = [x, low.constant(step, np.float32), low.constant(zero, np.uint8)]
-    codes = low.emit("QuantizeLinear", inputs, uint8)
-    if bits == 8:
-        return codes
-    limits = [low.constant(limit, np.uint8) for limit in (0, 2**bits - 1)]
-    return low.emit("Clip", [codes, *limits], uint8)
-
-
-@lowers(torch.ops.edge_s2a.dequantize.default)
-def _dequantize(low, node, codes, step, zero):
-    # The engine runs a DequantizeLinear once for each of its readers, and keeps all of the results.
-    if len(node.users) > 1 and (step, zero) == (1.0, 0):
-        return low.emit("Cast", [codes], result_type(node), to=result_type(node).dtype)
-    inputs = [codes, low.constant(step, np.float32), low.constant(zero, np.uint8)]
-    return low.emit("DequantizeLinear", inputs, result_type(node))
-
-
 @lowers(aten.gelu.default)
 def _gelu(low, node, x, approximate="none"):
     return low.emit("Gelu", [x], result_type(node), approximate=approximate)
