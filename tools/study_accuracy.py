@@ -8,14 +8,14 @@ command line of edge-s2a, int8 frozen weights). Everything else is alike: the sa
 code), 20 images a class, 15 epochs, batches of 16, AdamW with weight decay 0.01 on matrices, one epoch of warm-up, then
 cosine, label smoothing 0.1, no augmentation. Accuracy is that after the last epoch, on all validation images.
 
-Learning rates of adapters are chosen on training images alone, for each pair of model and data and each adapter, at 4
-bits and seed 0: five images a class are held out of training, and the rate of least loss on them serves all seeds, bits
-and levels. For the recommended adapter of a model this is successive halving: all rates on two such folds, the best two
-on four. For the other adapters it is two rates on one fold. (Their loss, for 50 or 70 right and wrong answers tell rates
-apart by chance: for DeiT-Tiny on flowers5 39 answers were right at 1e-2 and 38 at 3e-3, with a loss of 0.61 and 0.55.)
-Full fine-tuning and linear probe, the measures to pass, are favoured: their rate is that of the best validation accuracy
-at seed 0. Full fine-tuning keeps BatchNorm's statistics frozen, which is better here than letting batches of 16 estimate
-them (measured: 85.6 against 81.5 % at 3e-4, MobileNetV2 on flowers5).
+Learning rates of adapters are chosen on training images alone, for each pair of model and data and each adapter, at
+4 bits and seed 0: five images a class are held out of training, and the rate of least loss on them serves all seeds,
+bits and levels. For the recommended adapter of a model this is successive halving: all rates on two such folds, the
+best two on four. For the other adapters it is two rates on one fold. (Their loss, for 50 or 70 right and wrong answers
+tell rates apart by chance: for DeiT-Tiny on flowers5 39 answers were right at 1e-2 and 38 at 3e-3, with a loss of 0.61
+and 0.55.) Full fine-tuning and linear probe, the measures to pass, are favoured: their rate is that of the best
+validation accuracy at seed 0. Full fine-tuning keeps BatchNorm's statistics frozen, which is better here than letting
+batches of 16 estimate them (measured: 85.6 against 81.5 % at 3e-4, MobileNetV2 on flowers5).
 
 Each finished run is one line of --results and is not repeated, so a study can be stopped, continued and extended; a run
 that fails is reported and the others go on.
