@@ -18,6 +18,7 @@ from edge_s2a.device.adapters import check_shapes
 from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
+CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
 
 
 class StepResult(NamedTuple):
@@ -68,7 +69,8 @@ class Engine:
         check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
         self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
-        self._inputs = {name: _share(array) for name, array in (weights | self.adapter).items()}
+        self._arrays = weights | self.adapter  # what the engine reads must stay where it is
+        self._inputs = {name: _share(array) for name, array in self._arrays.items()}
         self._loss = _touched(())
         self._results = {LOSS: _share(self._loss)}
         if training:
@@ -87,13 +89,15 @@ class Engine:
         steps = []
         for index, call in enumerate(calls):
             session = sessions[call.graph]
-            inputs, outputs = ([entry.name for entry in side] for side in (session.get_inputs(), session.get_outputs()))
-            if len(inputs) != len(call.inputs) or len(outputs) != len(call.outputs) or not known.issuperset(call.inputs):
+            inputs = [entry.name for entry in session.get_inputs()]
+            outputs = [entry.name for entry in session.get_outputs()]
+            agree = len(inputs) == len(call.inputs) and len(outputs) == len(call.outputs)
+            if not agree or not known.issuperset(call.inputs):
                 raise UserError(f"{where}: program and graphs disagree; pack it anew")
             done = [name for name in set(call.inputs) if name not in self._inputs and readers[name] == index]
             done += [name for name in call.outputs if name not in readers]
             known.update(call.outputs)
-            pairs = (list(zip(*side, strict=True)) for side in ((inputs, call.inputs), (outputs, call.outputs)))
+            pairs = list(zip(inputs, call.inputs, strict=True)), list(zip(outputs, call.outputs, strict=True))
             steps.append(Step(session, *pairs, done))
         return steps
 
@@ -129,18 +133,21 @@ class Engine:
         return logits
 
 
-def _run_step(step: Step, values: dict, results: dict) -> dict[str, onnxruntime.OrtValue]:
-    """Runs one graph; returns its outputs, those of `results` being written where these lie."""
-    binding = step.session.io_binding()
+def _run_step(step: Step, values: dict, results: dict) -> dict:
+    """Runs one graph; returns its outputs, those of `results` being written where these lie.
+
+    All values are those of the engine's own module: its public wrappers would take as long as a small model.
+    """
+    binding = _pybind_state.SessionIOBinding(step.session._sess)
     for local, name in step.inputs:
         binding.bind_ortvalue_input(local, values[name])
     for local, name in step.outputs:
         if name in results:
             binding.bind_ortvalue_output(local, results[name])
         else:
-            binding.bind_output(local, "cpu")  # in the arena
-    step.session.run_with_iobinding(binding)
-    outputs = binding._iobinding.get_outputs()
+            binding.bind_output(local, CPU)  # in the arena
+    step.session._sess.run_with_iobinding(binding, None)
+    outputs = binding.get_outputs()
     return {name: _owned(outputs[index]) for index, (_, name) in enumerate(step.outputs)}
 
 
@@ -168,9 +175,9 @@ def _session(artifact: Artifact, member: str, threads: int):
         ) from error
 
 
-def _share(array: np.ndarray) -> onnxruntime.OrtValue:
-    """The engine's handle of `array`, which stays where it is."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+def _share(array: np.ndarray):
+    """The engine's handle of `array`, which stays where it is, and must outlive the handle."""
+    return _pybind_state.OrtValue.ortvalue_from_numpy(array, CPU)
 
 
 def _touched(shape: tuple[int, ...]) -> np.ndarray:
@@ -180,9 +187,9 @@ def _touched(shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _owned(value) -> onnxruntime.OrtValue:
+def _owned(value):
     """The output of a binding as a value that lives on its own: as the binding gives it, one output would keep all
     of them."""
     single = _pybind_state.OrtValueVector()
     single.push_back(value)
-    return onnxruntime.OrtValue(single[0])
+    return single[0]

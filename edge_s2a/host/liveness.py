@@ -66,7 +66,7 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
     """In the order of allocation. Graph inputs, constants and outputs lie outside the arena, but for outputs that are
     `kept` in it."""
     outside = {*graph.inputs, *graph.constants, *graph.outputs} - kept
-    uses: dict[str, int] = {name: 1 for name in kept}  # whoever reads them later
+    uses: dict[str, int] = dict.fromkeys(kept, 1)  # whoever reads them later
     for node in graph.nodes:
         for name in node.inputs:
             uses[name] = uses.get(name, 0) + 1
@@ -105,10 +105,11 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
         Buffer(name, first, last, *scratch(graph, graph.nodes[first]), "workspace")
         if name == SCRATCH
         else Buffer(
-            name, first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(), _kind(graph, name)
+            name, first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),
+            "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight",
         )
         for name, (first, last) in zip(values, spans, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def scratch(graph: Graph, node: Node) -> tuple[int, int]:
@@ -141,10 +142,6 @@ def _shares(graph: Graph, node: Node, output: str, remaining: int) -> bool:
         return True
     source = node.inputs[0]
     return node.operator in IN_PLACE and remaining == 1 and graph.types[source] == graph.types[output]
-
-
-def _kind(graph: Graph, name: str) -> str:
-    return "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight"
 
 
 class Crossing(NamedTuple):

@@ -81,7 +81,8 @@ def pieces_of(graph: Graph) -> list[Piece]:
         made = dict.fromkeys(name for node in nodes for name in node.outputs if name)
         outputs = [name for name in made if name in needed and (name in graph.outputs or name not in viewed)]
         # Views that only other pieces read are made there.
-        nodes = [node for node in nodes if node.operator != VIEW or node.outputs[0] in read or node.outputs[0] in outputs]
+        used = read.union(outputs)
+        nodes = [node for node in nodes if node.operator != VIEW or node.outputs[0] in used]
         pieces.append(Piece(graph, nodes, outputs))
         needed |= read
     return pieces[::-1]
@@ -213,7 +214,7 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
 
     backward = [index for index, node in enumerate(graph.nodes) if node.is_backward]
     halves = sorted({0, *backward[:1], len(graph.nodes)})
-    places = {*halves, *(place for start, end in zip(halves, halves[1:], strict=False) for place in divide(start, end))}
+    places = {*halves, *(place for half in itertools.pairwise(halves) for place in divide(*half))}
     return list(itertools.pairwise(sorted(places)))
 
 
