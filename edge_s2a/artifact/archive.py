@@ -18,10 +18,11 @@ from edge_s2a.errors import CheckError, UserError
 MANIFEST = "manifest.json"
 PROGRAM = "program.json"
 WEIGHTS = "weights.safetensors"
+CONSTANTS = "constants.safetensors"
 ADAPTER = "adapter.safetensors"
 GOLDEN = "golden.safetensors"
 PLAN = "plan.json"
-MEMBERS = (PROGRAM, WEIGHTS, ADAPTER, GOLDEN, PLAN)  # beside the graphs
+MEMBERS = (PROGRAM, CONSTANTS, WEIGHTS, ADAPTER, GOLDEN, PLAN)  # beside the graphs
 
 ALIGNMENT = 4096
 PADDING_FIELD = 0xD935  # an extra field that readers skip, as Android's tools use for alignment

@@ -10,11 +10,12 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import _pybind_state
 
-from edge_s2a.artifact.archive import ADAPTER, PROGRAM, WEIGHTS, Artifact, graph_member
+from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.program import PROGRAMS, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.adapters import check_shapes
+from edge_s2a.device.streaming import let_go, resident_bytes_of
 from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
@@ -47,29 +48,32 @@ def limit_arena(arena_bytes: int) -> None:
 
 
 class Step(NamedTuple):
-    """One call of a program: (name within the graph, value) of what goes in and comes out, and the values that no
-    later step reads."""
+    """One call of a program."""
 
     session: onnxruntime.InferenceSession
-    inputs: list[tuple[str, str]]
+    inputs: list[tuple[str, str]]  # (name within the graph, value)
     outputs: list[tuple[str, str]]
-    done: list[str]
+    done: list[str]  # values that no later step reads
 
 
 class Engine:
     """The programs of an artifact, with the adapter's tensors as their live inputs."""
 
-    def __init__(self, artifact: Artifact, threads: int, training: bool = True):
-        """training=False leaves the training program out. Raises UserError if the engine refuses a graph."""
+    def __init__(self, artifact: Artifact, threads: int, training: bool = True, stream_weights: bool = False):
+        """training=False leaves the training program out. stream_weights=True lets frozen weights go as soon as a
+        graph has read them. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
-        weights, _ = decode(artifact.map(WEIGHTS), f"{WEIGHTS} of {artifact.path}")
-        self.weight_bytes = sum(array.nbytes for array in weights.values())
+        self.stream_weights = stream_weights
+        self._mapping = artifact.map(WEIGHTS)
+        weights, _ = decode(self._mapping, f"{WEIGHTS} of {artifact.path}")
+        self.weight_bytes = len(self._mapping)
+        constants, _ = decode(artifact.read(CONSTANTS), f"{CONSTANTS} of {artifact.path}")
         initial, _ = decode(artifact.read(ADAPTER), f"{ADAPTER} of {artifact.path}")
         check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
         self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
-        self._arrays = weights | self.adapter  # what the engine reads must stay where it is
+        self._arrays = weights | constants | self.adapter  # what the engine reads must stay where it is
         self._inputs = {name: _share(array) for name, array in self._arrays.items()}
         self._loss = _touched(())
         self._results = {LOSS: _share(self._loss)}
@@ -82,6 +86,11 @@ class Engine:
         used = sorted({call.graph for name in names for call in programs[name]})
         sessions = {number: _session(artifact, graph_member(number), threads) for number in used}
         self._programs = {name: self._steps(programs[name], sessions, str(artifact.path)) for name in names}
+        self.streamed_weight_bytes = max(
+            resident_bytes_of([weights[name] for name in call.inputs if name in weights], self._mapping)
+            for program in names
+            for call in programs[program]
+        )
 
     def _steps(self, calls: Program, sessions: dict[int, onnxruntime.InferenceSession], where: str) -> list[Step]:
         readers = last_readers(calls)
@@ -123,6 +132,8 @@ class Engine:
                 values |= _run_step(step, values, results)
                 for name in step.done:
                     del values[name]
+                if self.stream_weights:
+                    let_go(self._mapping)
         except Exception as error:  # the engine's own exception types differ between its versions
             values.clear()  # for the error keeps this frame, and with it the arena's memory
             if "allocat" in str(error).lower() or "memory" in str(error).lower():

@@ -129,14 +129,15 @@ def to_graph(
 def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:
     """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once."""
     model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
-    pieces, programs, lifted = segment(graphs)
+    pieces, programs, constants = segment(graphs)
     plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
     members = {
         **{archive.graph_member(number): to_onnx(graph) for number, graph in enumerate(pieces)},
         archive.PROGRAM: program.to_json(programs),
-        archive.WEIGHTS: tensors.encode(adapted.frozen.arrays | lifted),
+        archive.CONSTANTS: tensors.encode(constants),
+        archive.WEIGHTS: tensors.encode(adapted.frozen.arrays),
         archive.ADAPTER: tensors.encode(initial),
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),

@@ -25,7 +25,7 @@ class Segmented(NamedTuple):
 
     graphs: list[Graph]
     programs: dict[str, Program]
-    lifted: dict[str, np.ndarray]  # constants that differ between calls of a piece: they are read like weights
+    constants: dict[str, np.ndarray]  # those that differ between calls of a piece, and so are inputs of it
 
 
 class Piece(NamedTuple):
@@ -45,17 +45,17 @@ def segment(graphs: dict[str, Graph]) -> Segmented:
     numbers = {text: number for number, text in enumerate(alike)}
     varying = {text: varying_constants(group) for text, group in alike.items()}
 
-    lifted: dict[str, np.ndarray] = {}
+    constants: dict[str, np.ndarray] = {}
     programs: dict[str, Program] = {}
     for name, parts in pieces.items():
         programs[name] = []
         for piece in parts:
             text = text_of(piece)
             inputs = [value for _, value in inputs_of(piece, varying[text])]
-            lifted |= {value: piece.graph.constants[value] for value in inputs if value in piece.graph.constants}
+            constants |= {value: piece.graph.constants[value] for value in inputs if value in piece.graph.constants}
             programs[name].append(Call(numbers[text], inputs, piece.outputs))
     distinct = [canonical(group[0], varying[text], numbers[text]) for text, group in alike.items()]
-    return Segmented(distinct, programs, lifted)
+    return Segmented(distinct, programs, constants)
 
 
 def pieces_of(graph: Graph) -> list[Piece]:
