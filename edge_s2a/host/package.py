@@ -26,6 +26,7 @@ from edge_s2a.host.model import create_model, head_layers, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
 from edge_s2a.host.passes.merge_views import merge_views
 from edge_s2a.host.passes.rematerialize import rematerialize_constants
+from edge_s2a.host.passes.sink import sink
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.segment import segment
@@ -122,8 +123,10 @@ def to_graph(
     """Lowers a captured computation and runs the passes over it."""
     tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
-    graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
-    return remove_dead_code(rematerialize_constants(merge_views(graph), set(inputs)))
+    graph = lower(captured, name, inputs, outputs, adapted.frozen, names)
+    graph = merge_views(remove_dead_code(graph))
+    graph = rematerialize_constants(graph, set(inputs))
+    return sink(remove_dead_code(graph))
 
 
 def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:

@@ -1,8 +1,18 @@
 """What the passes ensure of a graph; that they change no number is what tests/parity says."""
 
-import pytest
+import copy
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_s2a.artifact.program import Call
+from edge_s2a.host.ir import Batch, Graph, Node, TensorType
+from edge_s2a.host.liveness import plan_program
 from edge_s2a.host.package import adapt, build_graphs
+from edge_s2a.host.passes.sink import sink
+from edge_s2a.plan.arena import live_peak
 from tests.conftest import options_of
 
 
@@ -30,3 +40,59 @@ def test_every_node_makes_something_that_is_read(graphs, name):
     read = {value for node in graph.nodes for value in node.inputs} | set(graph.outputs)
     assert all(read.intersection(node.outputs) for node in graph.nodes)
     assert set(graph.constants) <= read
+
+
+def graph_of(rows, results):
+    """A graph of input "x". rows: (operator, inputs, output, bytes an image / 4, is_backward)."""
+    types = {"x": TensorType(np.dtype(np.float32), (Batch(1), 16))}
+    nodes = []
+    for operator, inputs, output, width, is_backward in rows:
+        nodes.append(Node(operator, inputs, [output], is_backward=is_backward))
+        types[output] = TensorType(np.dtype(np.float32), (Batch(1), width) if width else (64,))
+    return Graph("test", ["x"], results, nodes, {}, types)
+
+
+def test_an_activation_is_made_after_its_derivative():
+    rows = [
+        ("Gemm", ["x"], "h", 256, False),
+        ("Gelu", ["h"], "y", 256, False),
+        ("Erf", ["h"], "a", 256, False),
+        ("Mul", ["a", "h"], "derivative", 256, False),
+        ("QuantizeLinear", ["derivative"], "code", 32, False),
+        ("Gemm", ["y"], "z", 64, False),
+        ("Mul", ["code", "z"], "gradient", 64, True),
+    ]
+    graph = sink(graph_of(rows, ["gradient"]))
+    made = [node.outputs[0] for node in graph.nodes]
+    assert made == ["h", "a", "derivative", "code", "y", "z", "gradient"]
+
+
+@st.composite
+def graphs_at_random(draw):
+    names, rows = ["x"], []
+    count = draw(st.integers(2, 25))
+    first_backward = draw(st.integers(1, count))
+    for number in range(count):
+        inputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
+        rows.append(("Add", inputs, f"v{number}", draw(st.integers(0, 200)), number >= first_backward))
+        names.append(f"v{number}")
+    return graph_of(rows, [names[-1]])
+
+
+@given(graph=graphs_at_random())
+@settings(max_examples=300, deadline=None)
+def test_sinking_keeps_the_order_of_reading_and_never_raises_what_is_live(graph):
+    def live(graph, batch):
+        return live_peak(plan_program([graph], [Call(0, graph.inputs, graph.outputs)]).lifetimes, batch)
+
+    before = copy.deepcopy(graph)
+    after = sink(graph)
+    assert sorted(node.outputs[0] for node in after.nodes) == sorted(node.outputs[0] for node in before.nodes)
+    known = {"x"}
+    for node in after.nodes:
+        assert known.issuperset(node.inputs)
+        known.update(node.outputs)
+    backward = [node.is_backward for node in after.nodes]
+    assert backward == sorted(backward)
+    for batch in (1, 2, 8):
+        assert live(after, batch) <= live(before, batch)
