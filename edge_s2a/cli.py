@@ -290,6 +290,7 @@ def plan(options) -> int:
         "predicted_peak_bytes": memory.predicted_peak_bytes,
         "minimum_budget_bytes": memory.minimum_budget_bytes,
         "budget_bytes": memory.budget_bytes,
+        "streams_weights": memory.streams_weights,
         "parts": memory.parts,
     }
     micro_batch = f"{memory.micro_batch_size} of {memory.batch_size} images"
@@ -302,6 +303,7 @@ def plan(options) -> int:
             ("memory budget", f"{format_size(memory.budget_bytes):>12}"),
             ("smallest budget", f"{format_size(memory.minimum_budget_bytes):>12}"),
             ("micro-batch", micro_batch),
+            ("frozen weights", "let go once read" if memory.streams_weights else "stay in memory"),
             ("predicted peak", f"{format_size(memory.predicted_peak_bytes):>12}"),
             *((f"  {name}", f"{format_size(size):>12}") for name, size in memory.parts.items()),
         ],

@@ -16,13 +16,13 @@ from edge_s2a.artifact.manifest import Manifest, parse_manifest
 from edge_s2a.errors import CheckError, UserError
 
 MANIFEST = "manifest.json"
-TRAINING_GRAPH = "training.onnx"
-INFERENCE_GRAPH = "inference.onnx"
+PROGRAM = "program.json"
 WEIGHTS = "weights.safetensors"
+CONSTANTS = "constants.safetensors"
 ADAPTER = "adapter.safetensors"
 GOLDEN = "golden.safetensors"
 PLAN = "plan.json"
-MEMBERS = (TRAINING_GRAPH, INFERENCE_GRAPH, WEIGHTS, ADAPTER, GOLDEN, PLAN)
+MEMBERS = (PROGRAM, CONSTANTS, WEIGHTS, ADAPTER, GOLDEN, PLAN)  # beside the graphs
 
 ALIGNMENT = 4096
 PADDING_FIELD = 0xD935  # an extra field that readers skip, as Android's tools use for alignment
@@ -31,6 +31,11 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # no clock in the file: the same input gives the 
 MAX_MANIFEST_BYTES = 16 << 20
 # Python's zipfile adds a ZIP64 field to larger members, which would move their data off the page.
 MAX_MEMBER_BYTES = int(zipfile.ZIP64_LIMIT / 1.05)
+
+
+def graph_member(number: int) -> str:
+    """The member that holds graph `number` of the program."""
+    return f"graphs/{number:03d}.onnx"
 
 
 def digests(members: dict[str, bytes]) -> dict[str, dict]:
@@ -65,7 +70,9 @@ class Artifact:
             self._file = open(path, "rb")
             with zipfile.ZipFile(self._file) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist()}
-                if len(entries) != len(archive.infolist()) or set(entries) != {MANIFEST, *MEMBERS}:
+                self.graph_count = len(entries) - len(MEMBERS) - 1
+                graphs = {graph_member(number) for number in range(self.graph_count)}
+                if len(entries) != len(archive.infolist()) or set(entries) != {MANIFEST, *MEMBERS, *graphs}:
                     raise ValueError(f"members {sorted(entries)}")
                 if entries[MANIFEST].file_size > MAX_MANIFEST_BYTES:
                     raise ValueError("manifest too large")
@@ -76,7 +83,7 @@ class Artifact:
         except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error, EOFError) as error:
             raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
         self.manifest = parse_manifest(text, str(path))
-        if set(self.manifest.members) != set(MEMBERS):
+        if set(self.manifest.members) != set(self._extents) - {MANIFEST}:
             raise UserError(f"{path}: manifest and members disagree; copy or pack it anew")
 
     def _extent(self, entry: zipfile.ZipInfo) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Names that the graphs' inputs and outputs carry; adapter and weight inputs carry the tensors' own."""
+"""Names of what goes into a program and comes out of it; adapter and weights carry the tensors' own."""
 
 IMAGE = "image"  # float32 (batch, 3, height, width), normalised
 TARGET = "target"  # float32 (batch, classes), smoothed labels divided by the effective batch size
@@ -9,3 +9,8 @@ LOGITS = "logits"  # float32 (batch, classes)
 def gradient(name: str) -> str:
     """The output that holds the gradient of adapter tensor `name`."""
     return f"gradient:{name}"
+
+
+def is_result(name: str) -> bool:
+    """Whether a value of a program is one that comes out of it."""
+    return name in (LOSS, LOGITS) or name.startswith(gradient(""))

@@ -36,6 +36,7 @@ class MemoryPlan:
     micro_batch_size: int  # images a run of the training graph; 0 if not even one fits
     predicted_peak_bytes: int  # with that micro-batch, or with one image
     minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
+    streams_weights: bool  # whether frozen weights are let go once a graph has read them
     parts: dict[str, int]  # of predicted_peak_bytes
     arena_bytes: int  # the size of the engine's arena: its hard limit
 
@@ -63,6 +64,14 @@ class Measured:
     peak_bytes: int  # the most so far
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Resident bytes of the mapped frozen weights."""
+
+    whole_bytes: int
+    streamed_bytes: int  # the most that one call of a program reads
+
+
 def measure(libraries_bytes: int) -> Measured:
     return Measured(libraries_bytes, resident_bytes(), peak_resident_bytes())
 
@@ -70,41 +79,43 @@ def measure(libraries_bytes: int) -> Measured:
 def make_plan(
     manifest: Manifest,
     graphs: dict[str, GraphPlan],
-    weight_bytes: int,
+    weights: Weights,
     measured: Measured,
     budget_bytes: int,
     batch_size: int,
     optimizer: str,
 ) -> MemoryPlan:
-    """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget."""
+    """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget. Frozen weights stay in
+    memory only where that leaves room for the whole batch: letting them go costs little time."""
     fixed = {
         "interpreter and libraries": measured.libraries_bytes,
         "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
-        "weights": weight_bytes,
         "optimizer": optimizer_bytes(manifest, optimizer),
         "reserve": RUN_RESERVE_BYTES,
     }
 
-    def apart(batch: int) -> int:
-        """Bytes of everything but the arena."""
-        return sum(fixed.values()) + data_bytes(manifest, batch)
+    def peak(batch: int, weight_bytes: int, region_bytes: int) -> int:
+        """With all of the arena's region resident."""
+        apart = sum(fixed.values()) + weight_bytes + data_bytes(manifest, batch)
+        return max(apart + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
 
-    def total(batch: int) -> int:
-        region_bytes = smallest_region(graphs, batch)
-        return max(apart(batch) + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
+    def least_peak(batch: int, weight_bytes: int) -> int:
+        return peak(batch, weight_bytes, smallest_region(graphs, batch))
 
-    micro_batch = largest_batch(lambda batch: total(batch) <= budget_bytes, batch_size)
+    streams_weights = least_peak(batch_size, weights.whole_bytes) > budget_bytes
+    weight_bytes = weights.streamed_bytes if streams_weights else weights.whole_bytes
+    micro_batch = largest_batch(lambda batch: least_peak(batch, weight_bytes) <= budget_bytes, batch_size)
     batch = max(1, micro_batch)
-    region_bytes = smallest_region(graphs, batch)
     # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
-    roomy_bytes = roomy_region(graphs, batch)
-    if apart(batch) + roomy_bytes + region_overhead(roomy_bytes) <= budget_bytes:
-        region_bytes = roomy_bytes
+    region_bytes = roomy_region(graphs, batch)
+    if peak(batch, weight_bytes, region_bytes) > budget_bytes:
+        region_bytes = smallest_region(graphs, batch)
     resident_bytes = touched_bytes(graphs, batch, region_bytes)
     live_bytes = arena_peak(graphs, batch).live_bytes
     saved_bytes = resident_bytes * live_bytes["saved"] // sum(live_bytes.values())
     parts = {
         **fixed,
+        "weights": weight_bytes,
         "saved tensors": saved_bytes,
         "workspace": resident_bytes - saved_bytes + region_overhead(region_bytes),
         "data": data_bytes(manifest, batch),
@@ -115,7 +126,8 @@ def make_plan(
         micro_batch,
         max(sum(parts.values()), measured.peak_bytes),
         # One MiB more than needed: what is measured at start-up varies by some pages.
-        (-(-total(1) // MIB) + 1) * MIB,
+        (-(-least_peak(1, weights.streamed_bytes) // MIB) + 1) * MIB,
+        streams_weights,
         parts,
         region_bytes,
     )

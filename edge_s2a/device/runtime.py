@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.archive import PLAN, WEIGHTS, Artifact
-from edge_s2a.device.budget import MemoryPlan, make_plan, measure
+from edge_s2a.artifact.archive import PLAN, Artifact
+from edge_s2a.device.budget import MemoryPlan, Weights, make_plan, measure
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
 from edge_s2a.plan.arena import roomy_region
@@ -36,11 +36,12 @@ def plan_memory(path: Path, budget_bytes: int, batch_size: int, optimizer: str, 
     artifact = Artifact(path)
     engine = Engine(artifact, threads)
     measured = measure(libraries_bytes)
+    weights = Weights(engine.weight_bytes, engine.streamed_weight_bytes)
     del engine  # only now: it was what there was to measure
     return make_plan(
         artifact.manifest,
         from_json(artifact.read(PLAN), str(path)),
-        artifact.member_bytes(WEIGHTS),
+        weights,
         measured,
         budget_bytes,
         batch_size,
@@ -58,7 +59,7 @@ def load_for_training(path: Path, budget_bytes: int, batch_size: int, optimizer:
     plan.require()
     limit_arena(plan.arena_bytes)
     artifact = Artifact(path)
-    return Runtime(artifact, Engine(artifact, threads), plan)
+    return Runtime(artifact, Engine(artifact, threads, stream_weights=plan.streams_weights), plan)
 
 
 def load_for_inference(path: Path, threads: int) -> tuple[Artifact, Engine, np.ndarray]:

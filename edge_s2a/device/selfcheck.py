@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_s2a.artifact.archive import GOLDEN, MEMBERS, PLAN, Artifact
+from edge_s2a.artifact.archive import GOLDEN, PLAN, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data import normalize
@@ -38,7 +38,7 @@ def check(path: Path, threads: int) -> dict:
     """
     make_allocator_predictable()
     artifact = Artifact(path)
-    for member in MEMBERS:
+    for member in artifact.manifest.members:
         artifact.verify(member)
     plans = from_json(artifact.read(PLAN), str(path))
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")

@@ -1,21 +1,25 @@
 """The engine: the only file that imports onnxruntime.
 
-Runs an artifact's graphs in the order in which the host wrote their nodes, with all buffers in one arena
-of fixed size, and reads frozen weights where they lie in the mapped file.
+Runs an artifact's programs call by call, each graph in the order in which the host wrote its nodes, with all buffers in
+one arena of fixed size, and reads frozen weights where they lie in the mapped file.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import _pybind_state
 
-from edge_s2a.artifact.archive import ADAPTER, INFERENCE_GRAPH, TRAINING_GRAPH, WEIGHTS, Artifact
+from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.artifact.program import PROGRAMS, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.adapters import check_shapes
+from edge_s2a.device.streaming import let_go, resident_bytes_of
 from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
+CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
 
 
 class StepResult(NamedTuple):
@@ -43,38 +47,68 @@ def limit_arena(arena_bytes: int) -> None:
     onnxruntime.create_and_register_allocator(memory, configuration)
 
 
-class Engine:
-    """The sessions of an artifact, with the adapter's tensors as their live inputs."""
+class Step(NamedTuple):
+    """One call of a program."""
 
-    def __init__(self, artifact: Artifact, threads: int, training: bool = True):
-        """training=False leaves the training graph out. Raises UserError if the engine refuses a graph."""
+    session: onnxruntime.InferenceSession
+    inputs: list[tuple[str, str]]  # (name within the graph, value)
+    outputs: list[tuple[str, str]]
+    done: list[str]  # values that no later step reads
+
+
+class Engine:
+    """The programs of an artifact, with the adapter's tensors as their live inputs."""
+
+    def __init__(self, artifact: Artifact, threads: int, training: bool = True, stream_weights: bool = False):
+        """training=False leaves the training program out. stream_weights=True lets frozen weights go as soon as a
+        graph has read them. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
-        weights, _ = decode(artifact.map(WEIGHTS), f"{WEIGHTS} of {artifact.path}")
-        self.weight_bytes = sum(array.nbytes for array in weights.values())
-        self._weights = {name: _share(array) for name, array in weights.items()}
+        self.stream_weights = stream_weights
+        self._mapping = artifact.map(WEIGHTS)
+        weights, _ = decode(self._mapping, f"{WEIGHTS} of {artifact.path}")
+        self.weight_bytes = len(self._mapping)
+        constants, _ = decode(artifact.read(CONSTANTS), f"{CONSTANTS} of {artifact.path}")
         initial, _ = decode(artifact.read(ADAPTER), f"{ADAPTER} of {artifact.path}")
         check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
         self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
-        self._adapter = {name: _share(array) for name, array in self.adapter.items()}
-        self._inference = self._bind(_session(artifact, INFERENCE_GRAPH, threads))
-        self._training = None
+        self._arrays = weights | constants | self.adapter  # what the engine reads must stay where it is
+        self._inputs = {name: _share(array) for name, array in self._arrays.items()}
+        self._loss = _touched(())
+        self._results = {LOSS: _share(self._loss)}
         if training:
-            self._training = self._bind(_session(artifact, TRAINING_GRAPH, threads))
             self._gradients = {name: _touched(array.shape) for name, array in self.adapter.items()}
-            self._loss = _touched(())
-            for name, array in self._gradients.items():
-                self._training[1].bind_ortvalue_output(gradient(name), _share(array))
-            self._training[1].bind_ortvalue_output(LOSS, _share(self._loss))
+            self._results |= {gradient(name): _share(array) for name, array in self._gradients.items()}
 
-    def _bind(self, session):
-        binding = session.io_binding()
-        shared = {**self._weights, **self._adapter}
-        for entry in session.get_inputs():
-            if entry.name not in (IMAGE, TARGET):
-                binding.bind_ortvalue_input(entry.name, shared[entry.name])
-        return session, binding
+        programs = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
+        names = PROGRAMS if training else ("inference",)
+        used = sorted({call.graph for name in names for call in programs[name]})
+        sessions = {number: _session(artifact, graph_member(number), threads) for number in used}
+        self._programs = {name: self._steps(programs[name], sessions, str(artifact.path)) for name in names}
+        self.streamed_weight_bytes = max(
+            resident_bytes_of([weights[name] for name in call.inputs if name in weights], self._mapping)
+            for program in names
+            for call in programs[program]
+        )
+
+    def _steps(self, calls: Program, sessions: dict[int, onnxruntime.InferenceSession], where: str) -> list[Step]:
+        readers = last_readers(calls)
+        known = {*self._inputs, IMAGE, TARGET}
+        steps = []
+        for index, call in enumerate(calls):
+            session = sessions[call.graph]
+            inputs = [entry.name for entry in session.get_inputs()]
+            outputs = [entry.name for entry in session.get_outputs()]
+            agree = len(inputs) == len(call.inputs) and len(outputs) == len(call.outputs)
+            if not agree or not known.issuperset(call.inputs):
+                raise UserError(f"{where}: program and graphs disagree; pack it anew")
+            done = [name for name in set(call.inputs) if name not in self._inputs and readers[name] == index]
+            done += [name for name in call.outputs if name not in readers]
+            known.update(call.outputs)
+            pairs = list(zip(inputs, call.inputs, strict=True)), list(zip(outputs, call.outputs, strict=True))
+            steps.append(Step(session, *pairs, done))
+        return steps
 
     def training_step(self, image: np.ndarray, target: np.ndarray) -> StepResult:
         """Forward and backward of one micro-batch.
@@ -82,28 +116,50 @@ class Engine:
         image float32 (batch, 3, height, width) normalised; target float32 (batch, classes): smoothed labels
         over the effective batch size. Raises ArenaExhausted.
         """
-        logits = self._run(self._training, {IMAGE: image, TARGET: target})
+        logits = self._run("training", {IMAGE: image, TARGET: target})
         return StepResult(float(self._loss), logits, self._gradients)
 
     def logits(self, image: np.ndarray) -> np.ndarray:
         """float32 (batch, classes) for image float32 (batch, 3, height, width). Raises ArenaExhausted."""
-        return self._run(self._inference, {IMAGE: image})
+        return self._run("inference", {IMAGE: image})
 
-    def _run(self, bound, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        session, binding = bound
+    def _run(self, program: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
         logits = np.empty((len(inputs[IMAGE]), self.classes), np.float32)
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, _share(array))
-        binding.bind_ortvalue_output(LOGITS, _share(logits))
+        results = {**self._results, LOGITS: _share(logits)}
+        values = self._inputs | {name: _share(array) for name, array in inputs.items()}
         try:
-            session.run_with_iobinding(binding)
+            for step in self._programs[program]:
+                values |= _run_step(step, values, results)
+                for name in step.done:
+                    del values[name]
+                if self.stream_weights:
+                    let_go(self._mapping)
         except Exception as error:  # the engine's own exception types differ between its versions
+            values.clear()  # for the error keeps this frame, and with it the arena's memory
             if "allocat" in str(error).lower() or "memory" in str(error).lower():
                 raise ArenaExhausted(
                     f"the engine needs more memory than was planned: {error}; give a larger --memory-budget"
                 ) from error
             raise
         return logits
+
+
+def _run_step(step: Step, values: dict, results: dict) -> dict:
+    """Runs one graph; returns its outputs, those of `results` being written where these lie.
+
+    All values are those of the engine's own module: its public wrappers would take as long as a small model.
+    """
+    binding = _pybind_state.SessionIOBinding(step.session._sess)
+    for local, name in step.inputs:
+        binding.bind_ortvalue_input(local, values[name])
+    for local, name in step.outputs:
+        if name in results:
+            binding.bind_ortvalue_output(local, results[name])
+        else:
+            binding.bind_output(local, CPU)  # in the arena
+    step.session._sess.run_with_iobinding(binding, None)
+    outputs = binding.get_outputs()
+    return {name: _owned(outputs[index]) for index, (_, name) in enumerate(step.outputs)}
 
 
 def _session(artifact: Artifact, member: str, threads: int):
@@ -117,6 +173,8 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = threads
+    # Each session has threads of its own, which would go on spinning while the next one runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors reach the user as exceptions
     graph = artifact.read(member)
     try:
@@ -128,9 +186,9 @@ def _session(artifact: Artifact, member: str, threads: int):
         ) from error
 
 
-def _share(array: np.ndarray) -> onnxruntime.OrtValue:
-    """The engine's handle of `array`, which stays where it is."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+def _share(array: np.ndarray):
+    """The engine's handle of `array`, which stays where it is, and must outlive the handle."""
+    return _pybind_state.OrtValue.ortvalue_from_numpy(array, CPU)
 
 
 def _touched(shape: tuple[int, ...]) -> np.ndarray:
@@ -138,3 +196,11 @@ def _touched(shape: tuple[int, ...]) -> np.ndarray:
     array = np.empty(shape, np.float32)
     array.fill(0)
     return array
+
+
+def _owned(value):
+    """The output of a binding as a value that lives on its own: as the binding gives it, one output would keep all
+    of them."""
+    single = _pybind_state.OrtValueVector()
+    single.push_back(value)
+    return single[0]

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_s2a.artifact.names import is_result
+from edge_s2a.artifact.program import Program, last_readers
 from edge_s2a.host.ir import Graph, Node
 from edge_s2a.plan.arena import round_up
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
@@ -23,16 +25,48 @@ SCRATCH = ""  # stands for scratch memory in the list of values
 IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity"}
 
 
-def plan_graph(graph: Graph) -> GraphPlan:
-    """The graph's share of the engine's arena."""
-    constant_bytes = sum(round_up(array.nbytes) for array in graph.constants.values())
-    return GraphPlan(constant_bytes, lifetimes(graph))
+def plan_program(graphs: list[Graph], calls: Program) -> GraphPlan:
+    """What the calls put into the engine's arena, nodes being counted through all of them."""
+    used = {call.graph for call in calls}
+    constant_bytes = sum(round_up(array.nbytes) for number in used for array in graphs[number].constants.values())
+    ends = np.cumsum([len(graphs[call.graph].nodes) for call in calls])
+    readers = last_readers(calls)
+    backward = [node.is_backward for call in calls for node in graphs[call.graph].nodes]
+    first_backward = backward.index(True) if True in backward else len(backward)
+
+    lifetimes = []
+    for index, call in enumerate(calls):
+        graph = graphs[call.graph]
+        start = int(ends[index]) - len(graph.nodes)
+        # Results leave the arena; what other calls read stays in it until the last of these is done.
+        last = {
+            local: int(ends[readers[name]]) - 1
+            for local, name in zip(graph.outputs, call.outputs, strict=True)
+            if name in readers and not is_result(name)
+        }
+        for buffer in buffers(graph, set(last)):
+            first, end = start + buffer.first, last.get(buffer.value, start + buffer.last)
+            kind = "saved" if first < first_backward <= end else buffer.kind
+            lifetimes.append(Lifetime(first, end, buffer.bytes_per_image, buffer.bytes_constant, kind))
+    return GraphPlan(constant_bytes, lifetimes)
 
 
-def lifetimes(graph: Graph) -> list[Lifetime]:
-    """In the order of allocation. Graph inputs, constants and outputs lie outside the arena."""
-    outside = {*graph.inputs, *graph.constants, *graph.outputs}
-    uses: dict[str, int] = {}
+class Buffer(NamedTuple):
+    """Memory that one run of a graph takes from the arena: before node `first`, until node `last` has run."""
+
+    value: str  # the value it was made for, or SCRATCH
+    first: int
+    last: int
+    bytes_per_image: int
+    bytes_constant: int
+    kind: str  # "workspace" or "weight"
+
+
+def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
+    """In the order of allocation. Graph inputs, constants and outputs lie outside the arena, but for outputs that are
+    `kept` in it."""
+    outside = {*graph.inputs, *graph.constants, *graph.outputs} - kept
+    uses: dict[str, int] = dict.fromkeys(kept, 1)  # whoever reads them later
     for node in graph.nodes:
         for name in node.inputs:
             uses[name] = uses.get(name, 0) + 1
@@ -50,7 +84,7 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
                 outside.add(name)  # a view of memory that is not the arena's
                 continue
             buffer = buffer_of.get(source)
-            if buffer is not None and _shares(graph, node, name, remaining[buffer]):
+            if buffer is not None and name not in kept and _shares(graph, node, name, remaining[buffer]):
                 remaining[buffer] += uses.get(name, 0)
             else:
                 buffer = len(spans)
@@ -67,13 +101,12 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
             if buffer is not None:
                 remaining[buffer] -= 1
                 spans[buffer][1] = index
-    first_backward = next((index for index, node in enumerate(graph.nodes) if node.is_backward), len(graph.nodes))
     return [
-        Lifetime(first, last, *scratch(graph, graph.nodes[first]), "workspace")
+        Buffer(name, first, last, *scratch(graph, graph.nodes[first]), "workspace")
         if name == SCRATCH
-        else Lifetime(
-            first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),
-            _kind(graph, name, first, last, first_backward),
+        else Buffer(
+            name, first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),
+            "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight",
         )
         for name, (first, last) in zip(values, spans, strict=True)
     ]  # fmt: skip
@@ -109,12 +142,6 @@ def _shares(graph: Graph, node: Node, output: str, remaining: int) -> bool:
         return True
     source = node.inputs[0]
     return node.operator in IN_PLACE and remaining == 1 and graph.types[source] == graph.types[output]
-
-
-def _kind(graph: Graph, name: str, first: int, last: int, first_backward: int) -> str:
-    if first < first_backward <= last:
-        return "saved"
-    return "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight"
 
 
 class Crossing(NamedTuple):

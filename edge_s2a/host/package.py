@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edge_s2a import __version__
-from edge_s2a.artifact import archive, tensors
+from edge_s2a.artifact import archive, program, tensors
 from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
@@ -20,14 +20,16 @@ from edge_s2a.host.capture import Captured, capture_inference, capture_training,
 from edge_s2a.host.emit import to_onnx
 from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
 from edge_s2a.host.ir import Graph
-from edge_s2a.host.liveness import plan_graph, saved_bytes_per_image
+from edge_s2a.host.liveness import plan_program, saved_bytes_per_image
 from edge_s2a.host.lower import lower
 from edge_s2a.host.model import create_model, head_layers, preprocessing_of
 from edge_s2a.host.passes.dead_code import remove_dead_code
 from edge_s2a.host.passes.merge_views import merge_views
 from edge_s2a.host.passes.rematerialize import rematerialize_constants
+from edge_s2a.host.passes.sink import sink
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
+from edge_s2a.host.segment import segment
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
 from edge_s2a.plan.lifetimes import to_json
 
@@ -121,19 +123,23 @@ def to_graph(
     """Lowers a captured computation and runs the passes over it."""
     tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
-    graph = remove_dead_code(lower(captured, name, inputs, outputs, adapted.frozen, names))
-    return remove_dead_code(rematerialize_constants(merge_views(graph), set(inputs)))
+    graph = lower(captured, name, inputs, outputs, adapted.frozen, names)
+    graph = merge_views(remove_dead_code(graph))
+    graph = rematerialize_constants(graph, set(inputs))
+    return sink(remove_dead_code(graph))
 
 
 def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:
-    """Plans the memory, records the golden step, and writes everything at once."""
+    """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once."""
     model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
-    plans = {name: plan_graph(graph) for name, graph in graphs.items()}
+    pieces, programs, constants = segment(graphs)
+    plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
     members = {
-        archive.TRAINING_GRAPH: to_onnx(graphs["training"]),
-        archive.INFERENCE_GRAPH: to_onnx(graphs["inference"]),
+        **{archive.graph_member(number): to_onnx(graph) for number, graph in enumerate(pieces)},
+        archive.PROGRAM: program.to_json(programs),
+        archive.CONSTANTS: tensors.encode(constants),
         archive.WEIGHTS: tensors.encode(adapted.frozen.arrays),
         archive.ADAPTER: tensors.encode(initial),
         archive.GOLDEN: tensors.encode(golden),

@@ -237,7 +237,7 @@ def test_resume_with_other_settings(small_artifact, tmp_path, data):
 def test_a_golden_step_that_deviates(small_artifact, tmp_path):
     """An artifact whose recorded gradient is 3 % off in one tensor, with digests that are right."""
     artifact = archive.Artifact(small_artifact)
-    members = {name: artifact.read(name) for name in archive.MEMBERS}
+    members = {name: artifact.read(name) for name in artifact.manifest.members}
     golden, _ = tensors.decode(members[archive.GOLDEN], "golden")
     golden = {name: array.copy() for name, array in golden.items()}
     golden["gradient:head.weight"] *= np.float32(1.03)

@@ -8,6 +8,7 @@ from torch.func import functional_call
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.session import Engine
 from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
+from edge_s2a.host.ir import UINT4
 from edge_s2a.host.liveness import crossings
 from edge_s2a.host.package import adapt, build_graphs, write_artifact
 from tests.conftest import SMALL_VIT, options_of
@@ -127,13 +128,14 @@ def assert_only_codes_cross(graph):
     listing = "\n".join(f"{c.name} {c.dtype} {c.bytes_per_image} bytes an image" for c in crossing)
     assert crossing
     for tensor in crossing:
-        assert tensor.dtype in (np.uint8, np.float16, np.float32, np.int64), listing
+        assert tensor.dtype in (UINT4, np.uint8, np.float16, np.float32, np.int64), listing
         if tensor.dtype == np.float32:
             assert tensor.bytes_per_image <= LARGEST_FLOAT_BYTES_PER_IMAGE, listing
         assert tensor.bytes_constant <= LARGEST_CONSTANT_BYTES, listing
     # A scale and a minimum for at least 16 values of 4 bits: a quarter of a byte beside half a byte.
-    total = {kind: sum(c.bytes_per_image for c in crossing if c.dtype == kind) for kind in ("uint8", "float16")}
-    assert total["float16"] <= 0.6 * total["uint8"], listing
+    codes = sum(c.bytes_per_image for c in crossing if c.dtype in (UINT4, np.uint8))
+    scales = sum(c.bytes_per_image for c in crossing if c.dtype == np.float16)
+    assert scales <= 0.6 * codes, listing
 
 
 def test_float_activations_would_be_noticed(packed):

@@ -1,0 +1,50 @@
+"""The program: which graphs run in which order, and what passes from one to the next.
+
+The engine's memory for a graph grows with its nodes. A backbone is the same block again and again, so a block is one
+graph, called once a block with that block's weights.
+"""
+
+import json
+from typing import NamedTuple
+
+from edge_s2a.errors import UserError
+
+PROGRAMS = ("training", "inference")
+
+
+class Call(NamedTuple):
+    """One run of a graph: the values that it reads and makes, in the order of the graph's inputs and outputs."""
+
+    graph: int
+    inputs: list[str]
+    outputs: list[str]
+
+
+Program = list[Call]
+
+
+def to_json(programs: dict[str, Program]) -> bytes:
+    """program name -> [[graph, [input, ...], [output, ...]], ...]"""
+    return json.dumps(programs, separators=(",", ":")).encode()
+
+
+def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
+    """Inverse of `to_json`. Raises UserError unless the calls name graphs that exist and make each value once."""
+    try:
+        programs = {name: [Call(*row) for row in rows] for name, rows in json.loads(text).items()}
+        if set(programs) != set(PROGRAMS):
+            raise ValueError(f"programs {sorted(programs)}")
+        for calls in programs.values():
+            if not calls or not all(isinstance(call.graph, int) and 0 <= call.graph < graph_count for call in calls):
+                raise ValueError("a call of no graph")
+            made = [name for call in calls for name in call.outputs]
+            if len(set(made)) != len(made) or not all(isinstance(name, str) for call in calls for name in call.inputs):
+                raise ValueError("a value made twice")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{where} has a malformed program ({error}); pack it anew") from error
+    return programs
+
+
+def last_readers(calls: Program) -> dict[str, int]:
+    """value -> the last call that reads it."""
+    return {name: index for index, call in enumerate(calls) for name in call.inputs}
