@@ -1,8 +1,12 @@
 """Moves nodes down to where what they make is read."""
 
+import dataclasses
 from collections import Counter
 
+from edge_s2a.artifact.program import Call
 from edge_s2a.host.ir import Graph, Node
+from edge_s2a.host.liveness import plan_program
+from edge_s2a.plan.arena import live_peak
 
 VIEW = "Reshape"
 BATCHES = (1, 8)  # at both it must pay: weights in float32 weigh much against one image, little against eight
@@ -10,8 +14,8 @@ BATCHES = (1, 8)  # at both it must pay: weights in float32 weigh much against o
 
 def sink(graph: Graph) -> Graph:
     """Ensures that a node stands just before the first one that reads it, if what it makes is no smaller than what
-    would have to wait for it: then no place between needs more memory, and some need less. The forward pass stays
-    before the backward pass.
+    would have to wait for it: then no place between needs more memory, and some need less. Only where the node itself
+    runs is there more, so an order whose peak is higher is not taken. The forward pass stays before the backward pass.
 
     torch computes an activation before its derivative; the other way round, the derivative's temporaries are gone when
     the activation is made.
@@ -52,5 +56,10 @@ def sink(graph: Graph) -> Graph:
                     count = 0
         placed.insert(len(placed) - count, node)
         reads.update(sources(node))
-    graph.nodes = placed[::-1]
-    return graph
+    sunk = dataclasses.replace(graph, nodes=placed[::-1])
+    return sunk if all(live_bytes(sunk, batch) <= live_bytes(graph, batch) for batch in BATCHES) else graph
+
+
+def live_bytes(graph: Graph, batch: int) -> int:
+    """The most that is live at any node."""
+    return live_peak(plan_program([graph], [Call(0, graph.inputs, graph.outputs)]).lifetimes, batch)
