@@ -33,7 +33,7 @@ class MemoryPlan:
 
     budget_bytes: int
     batch_size: int  # effective: images an optimizer step
-    micro_batch_size: int  # images a run of the training graph; 0 if not even one fits
+    micro_batch_size: int  # images a run of the training program; 0 if not even one fits
     predicted_peak_bytes: int  # with that micro-batch, or with one image
     minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
     streams_weights: bool  # whether frozen weights are let go once a graph has read them

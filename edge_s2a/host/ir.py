@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 UINT4 = np.dtype(ml_dtypes.uint4)  # a byte a value in numpy, half a byte in the engine
+VIEW = "Reshape"  # the operator whose output the engine lays over its input
 
 
 class Batch(NamedTuple):
@@ -33,6 +34,9 @@ class TensorType(NamedTuple):
     def bytes_constant(self) -> int:
         """Bytes of a tensor whose size does not depend on the batch; otherwise 0."""
         return 0 if self.is_batched() else self._bytes()
+
+    def bytes(self, batch: int) -> int:
+        return self.bytes_per_image() * batch + self.bytes_constant()
 
     def is_batched(self) -> bool:
         return any(isinstance(dimension, Batch) for dimension in self.shape)

@@ -13,14 +13,13 @@ import numpy as np
 
 from edge_s2a.artifact.names import is_result
 from edge_s2a.artifact.program import Program, last_readers
-from edge_s2a.host.ir import Graph, Node
+from edge_s2a.host.ir import VIEW, Graph, Node
 from edge_s2a.plan.arena import round_up
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
 # A convolution copies its input's windows in segments of this size, one for each thread.
 SEGMENT_BYTES = 64 * 1024
 SEGMENTS = 8
-VIEWS = {"Reshape"}
 SCRATCH = ""  # stands for scratch memory in the list of values
 IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity"}
 
@@ -80,7 +79,7 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
             if not name or name in outside:
                 continue
             source = node.inputs[0] if node.inputs else ""
-            if node.operator in VIEWS and source in outside:
+            if node.operator == VIEW and source in outside:
                 outside.add(name)  # a view of memory that is not the arena's
                 continue
             buffer = buffer_of.get(source)
@@ -138,7 +137,7 @@ def convolution_scratch_bytes(graph: Graph, node: Node) -> int:
 
 
 def _shares(graph: Graph, node: Node, output: str, remaining: int) -> bool:
-    if node.operator in VIEWS:
+    if node.operator == VIEW:
         return True
     source = node.inputs[0]
     return node.operator in IN_PLACE and remaining == 1 and graph.types[source] == graph.types[output]
@@ -157,7 +156,7 @@ def crossings(graph: Graph) -> list[Crossing]:
     """Every tensor that a backward node reads and a forward node wrote, views under the name of what they view."""
     written = {name for node in graph.nodes if not node.is_backward for name in node.outputs if name}
     read = {name for node in graph.nodes if node.is_backward for name in node.inputs}
-    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator in VIEWS}
+    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator == VIEW}
 
     def origin(name: str) -> str:
         while name in viewed:

@@ -15,7 +15,7 @@ from torch import SymInt, Tensor, fx
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.errors import UserError
 from edge_s2a.host.capture import Captured
-from edge_s2a.host.ir import Batch, Dimension, Graph, Node, TensorType
+from edge_s2a.host.ir import VIEW, Batch, Dimension, Graph, Node, TensorType
 from edge_s2a.host.lowerings import LOWERINGS
 from edge_s2a.host.lowerings.table import DTYPES, FLOAT32, INT64, tensor_type
 from edge_s2a.host.weights import FrozenWeights
@@ -164,7 +164,7 @@ class Lowering:
         if self.types[value].shape == shape:
             return value
         target = self.constant([-1 if isinstance(d, Batch) else d for d in shape], np.int64)
-        return self.emit("Reshape", [value, target], TensorType(self.types[value].dtype, shape), allowzero=1)
+        return self.emit(VIEW, [value, target], TensorType(self.types[value].dtype, shape), allowzero=1)
 
     def shape_vector(self, shape: tuple[Dimension, ...]) -> str:
         """int64 (rank,): the shape at run time."""

@@ -5,15 +5,15 @@ costs the engine 4 to 5 kB, so a ViT of twelve blocks loads in a tenth of the me
 """
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge_s2a.artifact.names import IMAGE, TARGET
 from edge_s2a.artifact.program import Call, Program
-from edge_s2a.host.ir import Graph, Node
+from edge_s2a.host.ir import VIEW, Graph, Node
 
-VIEW = "Reshape"
 # Repeats that save fewer nodes than this stay in one piece: each piece costs some calls and copies of views.
 LEAST_SAVING = 24
 SMALLEST_PIECE = 12
@@ -38,10 +38,10 @@ class Piece(NamedTuple):
 
 def segment(graphs: dict[str, Graph]) -> Segmented:
     """Cuts `graphs`, after all passes. Ensures that what passes between pieces is no view."""
-    pieces = {name: pieces_of(graph) for name, graph in graphs.items()}
+    pieces = {name: [(text_of(piece), piece) for piece in pieces_of(graph)] for name, graph in graphs.items()}
     alike: dict[str, list[Piece]] = {}
-    for piece in (piece for parts in pieces.values() for piece in parts):
-        alike.setdefault(text_of(piece), []).append(piece)
+    for text, piece in (entry for parts in pieces.values() for entry in parts):
+        alike.setdefault(text, []).append(piece)
     numbers = {text: number for number, text in enumerate(alike)}
     varying = {text: varying_constants(group) for text, group in alike.items()}
 
@@ -49,8 +49,7 @@ def segment(graphs: dict[str, Graph]) -> Segmented:
     programs: dict[str, Program] = {}
     for name, parts in pieces.items():
         programs[name] = []
-        for piece in parts:
-            text = text_of(piece)
+        for text, piece in parts:
             inputs = [value for _, value in inputs_of(piece, varying[text])]
             constants |= {value: piece.graph.constants[value] for value in inputs if value in piece.graph.constants}
             programs[name].append(Call(numbers[text], inputs, piece.outputs))
@@ -104,12 +103,14 @@ def text_of(piece: Piece) -> str:
             return name
         return kind if name in graph.constants else (numbers.setdefault(name, len(numbers)), kind)
 
-    nodes = [
-        (node.operator, node.domain, sorted(node.attributes.items()), node.is_backward,
-         [word(name) for name in node.inputs], [word(name) for name in node.outputs])
-        for node in piece.nodes
-    ]  # fmt: skip
+    nodes = [in_words(node, word) for node in piece.nodes]
     return repr((nodes, [numbers[name] for name in piece.outputs]))
+
+
+def in_words(node: Node, word: Callable[[str], Any]) -> tuple:
+    """What a node does, word(name) standing for each value."""
+    reads, writes = [word(name) for name in node.inputs], [word(name) for name in node.outputs]
+    return node.operator, node.domain, sorted(node.attributes.items()), node.is_backward, reads, writes
 
 
 def is_fixed(graph: Graph, name: str) -> bool:
@@ -206,11 +207,11 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
     def inner_cuts(start: int, end: int) -> list[int]:
         """Places where no more passes on than at either end."""
         limit = max(crossing[start], crossing[end])
-        found = []
+        found = [start]
         for place in range(start + SMALLEST_PIECE, end - SMALLEST_PIECE + 1):
-            if crossing[place] <= limit and place - max([start, *found]) >= SMALLEST_PIECE:
+            if crossing[place] <= limit and place - found[-1] >= SMALLEST_PIECE:
                 found.append(place)
-        return found
+        return found[1:]
 
     backward = [index for index, node in enumerate(graph.nodes) if node.is_backward]
     halves = sorted({0, *backward[:1], len(graph.nodes)})
@@ -227,12 +228,8 @@ def node_signatures(graph: Graph) -> np.ndarray:
             return name
         return name in graph.constants, graph.types[name].dtype.name, graph.types[name].shape
 
-    signatures = []
-    for node in graph.nodes:
-        reads, writes = [word(name) for name in node.inputs], [word(name) for name in node.outputs]
-        text = repr((node.operator, node.domain, sorted(node.attributes.items()), node.is_backward, reads, writes))
-        signatures.append(numbers.setdefault(text, len(numbers)))
-    return np.array(signatures, np.int64)
+    texts = [repr(in_words(node, word)) for node in graph.nodes]
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
 
 
 def longest_repeat(signatures: np.ndarray) -> tuple[int, int, int, int]:
@@ -268,7 +265,7 @@ def crossing_bytes(graph: Graph) -> list[int]:
     for name, index in made.items():
         end = last.get(name, index)
         if graph.nodes[index].is_backward == graph.nodes[end].is_backward:
-            size = graph.types[name].bytes_per_image() * NOMINAL_BATCH + graph.types[name].bytes_constant()
+            size = graph.types[name].bytes(NOMINAL_BATCH)
             steps[index + 1] += size
             steps[end + 1] -= size
     return np.cumsum(steps)[:-1].tolist()

@@ -92,11 +92,10 @@ def test_the_result_does_not_depend_on_the_budget(deit_artifact, photo_folder, t
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
 
 
-def test_evaluation_needs_little_more_than_the_least_training(deit_artifact, photo_folder, tmp_path, floor):
-    """Eight images at a time with all weights, against one image at a time."""
+def test_evaluation_needs_less_than_training(deit_artifact, photo_folder, tmp_path, floor):
     done, _ = train(deit_artifact, photo_folder, tmp_path / "run", floor)
     assert done.returncode == 0, done.stderr
     adapter = tmp_path / "run" / "best.safetensors"
     done, peak = run_measured("eval", deit_artifact, "--adapter", adapter, "--data", photo_folder, "--json")
     assert done.returncode == 0, done.stderr
-    assert peak <= floor + 16 * MIB
+    assert peak <= floor

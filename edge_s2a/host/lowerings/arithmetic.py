@@ -66,8 +66,6 @@ for _target, _op in {
     aten.sigmoid.default: "Sigmoid",
     aten.sqrt.default: "Sqrt",
     aten.reciprocal.default: "Reciprocal",
-    aten.bitwise_or.Tensor: "BitwiseOr",
-    aten.bitwise_and.Scalar: "BitwiseAnd",
 }.items():
     LOWERINGS[_target] = elementwise(_op)
 

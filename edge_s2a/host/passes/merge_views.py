@@ -1,6 +1,6 @@
 """Makes each Reshape a view of what some operator wrote, instead of a view of a view."""
 
-from edge_s2a.host.ir import Graph, TensorType
+from edge_s2a.host.ir import VIEW, Graph, TensorType
 
 
 def merge_views(graph: Graph) -> Graph:
@@ -13,7 +13,7 @@ def merge_views(graph: Graph) -> Graph:
     outputs = set(graph.outputs)
     for node in graph.nodes:
         node.inputs = [renamed.get(name, name) for name in node.inputs]
-        if node.operator != "Reshape":
+        if node.operator != VIEW:
             continue
         (result,) = node.outputs
         origin = node.inputs[0] = origins[result] = origins.get(node.inputs[0], node.inputs[0])

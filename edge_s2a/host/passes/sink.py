@@ -4,11 +4,10 @@ import dataclasses
 from collections import Counter
 
 from edge_s2a.artifact.program import Call
-from edge_s2a.host.ir import Graph, Node
+from edge_s2a.host.ir import VIEW, Graph, Node
 from edge_s2a.host.liveness import plan_program
 from edge_s2a.plan.arena import live_peak
 
-VIEW = "Reshape"
 BATCHES = (1, 8)  # at both it must pay: weights in float32 weigh much against one image, little against eight
 
 
@@ -29,8 +28,7 @@ def sink(graph: Graph) -> Graph:
         return {viewed.get(name, name) for name in node.inputs if name} - outside
 
     def size(names: list[str], batch: int) -> int:
-        kinds = [graph.types[name] for name in names if name]
-        return sum(kind.bytes_per_image() * batch + kind.bytes_constant() for kind in kinds)
+        return sum(graph.types[name].bytes(batch) for name in names if name)
 
     def nodes_before_first_reader(node: Node) -> int:
         """How many of the next nodes may come before `node`."""
