@@ -70,9 +70,7 @@ class Artifact:
             self._file = open(path, "rb")
             with zipfile.ZipFile(self._file) as archive:
                 entries = {entry.filename: entry for entry in archive.infolist()}
-                self.graph_count = len(entries) - len(MEMBERS) - 1
-                graphs = {graph_member(number) for number in range(self.graph_count)}
-                if len(entries) != len(archive.infolist()) or set(entries) != {MANIFEST, *MEMBERS, *graphs}:
+                if len(entries) != len(archive.infolist()) or MANIFEST not in entries:
                     raise ValueError(f"members {sorted(entries)}")
                 if entries[MANIFEST].file_size > MAX_MANIFEST_BYTES:
                     raise ValueError("manifest too large")
@@ -82,8 +80,13 @@ class Artifact:
             raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
         except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error, EOFError) as error:
             raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
+        # Before the members: those of another format version are others.
         self.manifest = parse_manifest(text, str(path))
-        if set(self.manifest.members) != set(self._extents) - {MANIFEST}:
+        self.graph_count = len(entries) - len(MEMBERS) - 1
+        graphs = {graph_member(number) for number in range(self.graph_count)}
+        if set(entries) != {MANIFEST, *MEMBERS, *graphs}:
+            raise UserError(f"{path} is not a complete .s2a artifact (members {sorted(entries)}); copy or pack it anew")
+        if set(self.manifest.members) != set(entries) - {MANIFEST}:
             raise UserError(f"{path}: manifest and members disagree; copy or pack it anew")
 
     def _extent(self, entry: zipfile.ZipInfo) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The container and its parsers: what was written is read back in place, what was damaged is refused."""
 
+import dataclasses
 import io
 import random
 import zipfile
@@ -10,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.archive import ALIGNMENT, MEMBERS, WEIGHTS, Artifact, graph_member
+from edge_s2a.artifact.archive import ALIGNMENT, MEMBERS, WEIGHTS, Artifact, digests, graph_member, write_archive
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.errors import CheckError, UserError
 
@@ -130,6 +131,24 @@ def test_another_format_version_is_refused(small_artifact, tmp_path):
             target.writestr(entry, data)
     with pytest.raises(UserError, match="format version 9"):
         Artifact(path)
+
+
+def test_an_artifact_of_the_previous_version_is_refused_for_its_version(small_artifact, tmp_path):
+    """Its members have other names: that is not what the user must hear."""
+    path = tmp_path / "past.s2a"
+    members = dict.fromkeys(("training.onnx", "inference.onnx", WEIGHTS), b"")
+    manifest = dataclasses.replace(Artifact(small_artifact).manifest, format_version=2)
+    write_archive(path, manifest, members)
+    with pytest.raises(UserError, match="format version 2, this edge-s2a reads 3"):
+        Artifact(path)
+
+
+def test_a_missing_graph_is_refused(small_artifact, tmp_path):
+    artifact = Artifact(small_artifact)
+    members = {name: artifact.read(name) for name in artifact.manifest.members if name != graph_member(0)}
+    write_archive(tmp_path / "lacking.s2a", dataclasses.replace(artifact.manifest, members=digests(members)), members)
+    with pytest.raises(UserError, match="complete"):
+        Artifact(tmp_path / "lacking.s2a")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
