@@ -15,6 +15,7 @@ GROUP_SIZE = 32
 
 # A constant group has no range; its codes are zero whatever the scale, as long as it is not zero.
 SMALLEST_SCALE = np.float32(2.0**-24)
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 # How far a derivative may lie beyond the outermost level, in steps. Half a step costs nothing in accuracy.
 OVERSHOOT = 0.6
@@ -100,7 +101,12 @@ def encode_groups(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.
     scale = (grouped.max(-1, keepdims=True) - minimum) * np.float32(1 / (2**bits - 1))
     scale = np.maximum(scale, SMALLEST_SCALE)
     codes = ((grouped - minimum) / scale).round().clip(0, 2**bits - 1).astype(np.uint8)
-    return pack(codes, bits), scale.astype(np.float16), minimum.astype(np.float16)
+    return pack(codes, bits), to_half(scale), to_half(minimum)
+
+
+def to_half(x: np.ndarray) -> np.ndarray:
+    """float32 -> the nearest finite float16."""
+    return x.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
 
 
 def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bits: int, n: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class SideBlock(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None) -> Tensor:
         pooled = self.pooled(x)
         state = pooled if state is None else pooled + self.transition(state)
-        return state + self.expand(self.mix(self.reduce(state)))
+        return state + self.expand(self.mix(self.reduce(functional.group_norm(state, 1))))
 
     def pooled(self, x: Tensor) -> Tensor:
         """The block's input at the width of the branch: (batch, width, height, width of the map)."""

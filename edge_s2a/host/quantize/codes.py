@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import SMALLEST_SCALE, Levels, can_pack, group_size
+from edge_s2a.codec.reference import LARGEST_HALF, SMALLEST_SCALE, Levels, can_pack, group_size
 
 
 @torch.library.custom_op("edge_s2a::quantize", mutates_args=())
@@ -81,7 +81,7 @@ def encode_groups(x: Tensor, bits: int) -> Groups:
     low = grouped.amin(-1, keepdim=True)
     scale = ((grouped.amax(-1, keepdim=True) - low) * (1 / (2**bits - 1))).clamp(min=float(SMALLEST_SCALE))
     codes = quantize((grouped - low) / scale, 1.0, 0, bits)
-    return Groups(pack(codes, bits), scale.half(), low.half())
+    return Groups(pack(codes, bits), to_half(scale), to_half(low))
 
 
 def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
@@ -89,6 +89,11 @@ def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
     packed, scale, minimum = saved
     codes = unpack(packed, bits, group_size(n))
     return (dequantize(codes, 1.0, 0) * scale.float() + minimum.float()).view(packed.shape[0], n)
+
+
+def to_half(x: Tensor) -> Tensor:
+    """float32 -> the nearest finite float16: what lies beyond its range makes a gradient wrong, not infinite."""
+    return x.clamp(-LARGEST_HALF, LARGEST_HALF).half()
 
 
 def encode_levels(x: Tensor, bits: int, levels: Levels) -> Tensor:

@@ -181,7 +181,7 @@ def encode(entry: SavedTensor, tensor: Tensor) -> Restore:
     if entry.bits == 32:
         return lambda: tensor
     if entry.bits == 16:
-        half = tensor.half()
+        half = codes.to_half(tensor)
         return lambda: half.float()
     rows, shape, bits, levels = as_rows(tensor), tensor.shape, entry.bits, entry.levels
     n = rows.shape[-1]
