@@ -3,11 +3,12 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from edge_s2a import __version__
-from edge_s2a.errors import CheckError, UserError
+from edge_s2a.errors import CheckError, MemoryPressure, UserError
 
 INTERRUPTED = 130
 
@@ -251,12 +252,17 @@ def describe(options, path: Path) -> int:
 
 
 def add_run_options(parser) -> None:
-    parser.add_argument(
-        "--memory-budget", required=True, metavar="SIZE", help="bound of the whole process, e.g. 192MiB"
-    )
+    add_memory_budget(parser, required=True)
     parser.add_argument("--batch-size", type=positive(int), default=16, help="images an optimizer step")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
     add_threads(parser)
+
+
+def add_memory_budget(parser, **options) -> None:
+    parser.add_argument(
+        "--memory-budget", metavar="SIZE", **options,
+        help="bound of the whole process, e.g. 192MiB; auto: what machine and cgroup leave, less a tenth, or 32MiB",
+    )  # fmt: skip
 
 
 def add_threads(parser) -> None:
@@ -276,12 +282,13 @@ def add_plan(verbs) -> None:
 
 
 def plan(options) -> int:
-    from edge_s2a.device.memory import format_size, parse_size
+    from edge_s2a.device.available import parse_budget
+    from edge_s2a.device.memory import format_size
     from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
 
     memory = plan_memory(
-        options.artifact, parse_size(options.memory_budget), options.batch_size, options.optimizer,
-        threads_of(options),
+        options.artifact, parse_budget(options.memory_budget), options.batch_size, threads_of(options),
+        options.optimizer,
     )  # fmt: skip
     result = {
         "feasible": memory.feasible,
@@ -364,28 +371,34 @@ def add_train(verbs) -> None:
 
 def train(options) -> int:
     from edge_s2a.device import trainer
-    from edge_s2a.device.memory import format_size, parse_size
+    from edge_s2a.device.available import parse_budget
+    from edge_s2a.device.memory import format_size
 
-    summary = trainer.train(
-        trainer.TrainSettings(
-            artifact=options.artifact,
-            data=options.data,
-            output=options.output,
-            memory_budget_bytes=parse_size(options.memory_budget),
-            threads=threads_of(options),
-            val_data=options.val_data,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            weight_decay=options.weight_decay,
-            optimizer=options.optimizer,
-            warmup_epochs=options.warmup_epochs,
-            label_smoothing=options.label_smoothing,
-            augment=options.augment,
-            seed=options.seed,
-            resume=options.resume,
-        )
+    settings = trainer.TrainSettings(
+        artifact=options.artifact,
+        data=options.data,
+        output=options.output,
+        memory_budget_bytes=parse_budget(options.memory_budget),
+        threads=threads_of(options),
+        val_data=options.val_data,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        optimizer=options.optimizer,
+        warmup_epochs=options.warmup_epochs,
+        label_smoothing=options.label_smoothing,
+        augment=options.augment,
+        seed=options.seed,
+        resume=options.resume,
     )
+    try:
+        summary = trainer.train(settings)
+    except MemoryPressure as pressure:
+        print(f"edge-s2a train: {pressure}", file=sys.stderr, flush=True)
+        # A fresh process gives back all that this one has; of an option given twice the last counts.
+        again = [*sys.orig_argv[1:], "--resume", "--memory-budget", str(pressure.budget_bytes)]
+        os.execv(sys.executable, [sys.executable, *again])
     accuracy = summary["val_accuracy"]
     rows = [
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
@@ -408,20 +421,20 @@ def add_eval(verbs) -> None:
     parser.add_argument("artifact", type=Path, metavar="F.s2a")
     parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, with or without train/val; or .npz")
+    add_memory_budget(parser, default="auto")
     add_threads(parser)
 
 
 def evaluate(options) -> int:
     from edge_s2a.device import evaluate as evaluation
-    from edge_s2a.device.adapters import load_adapter
+    from edge_s2a.device.available import parse_budget
     from edge_s2a.device.data import open_dataset
-    from edge_s2a.device.runtime import load_for_inference, set_adapter
 
-    artifact, engine, batch = load_for_inference(options.artifact, threads_of(options))
-    adapter, classes = load_adapter(options.adapter, artifact.manifest)
-    set_adapter(engine, adapter)
-    dataset = open_dataset(options.data, "val", classes, artifact.manifest.num_classes)
-    result = evaluation.evaluate(engine, dataset, artifact.manifest.preprocessing, batch)
+    runtime, classes = evaluation.load_adapted(
+        options.artifact, options.adapter, parse_budget(options.memory_budget), threads_of(options)
+    )
+    dataset = open_dataset(options.data, "val", classes, runtime.artifact.manifest.num_classes)
+    result = evaluation.evaluate(runtime, dataset)
     if not result["count"]:
         raise UserError(f"no image of {dataset.where} could be read; check the data")
     result["skipped"] = dataset.skipped
@@ -441,20 +454,18 @@ def add_predict(verbs) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
     parser.add_argument("--top", type=positive(int), default=1, help="classes an image")
+    add_memory_budget(parser, default="auto")
     add_threads(parser)
 
 
 def predict(options) -> int:
     from edge_s2a.device import evaluate as evaluation
-    from edge_s2a.device.adapters import load_adapter
-    from edge_s2a.device.runtime import load_for_inference, set_adapter
+    from edge_s2a.device.available import parse_budget
 
-    artifact, engine, batch = load_for_inference(options.artifact, threads_of(options))
-    adapter, classes = load_adapter(options.adapter, artifact.manifest)
-    set_adapter(engine, adapter)
-    results, unreadable = evaluation.predict(
-        engine, options.images, classes, artifact.manifest.preprocessing, batch, options.top
+    runtime, classes = evaluation.load_adapted(
+        options.artifact, options.adapter, parse_budget(options.memory_budget), threads_of(options)
     )
+    results, unreadable = evaluation.predict(runtime, options.images, classes, options.top)
     if options.json:
         print(json.dumps({"results": results, "unreadable": unreadable}, ensure_ascii=False))
     else:

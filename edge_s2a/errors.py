@@ -20,6 +20,15 @@ class BudgetError(UserError):
         self.minimum_budget_bytes = minimum_budget_bytes
 
 
+class MemoryPressure(UserError):
+    """Training ended early, with a checkpoint, for memory has become scarce: `budget_bytes` is left for going on.
+    The command goes on by itself."""
+
+    def __init__(self, message: str, budget_bytes: int):
+        super().__init__(message)
+        self.budget_bytes = budget_bytes
+
+
 class CheckError(UserError):
     """A self-check failed: a checksum or the golden step. Ends the command with exit code 4."""
 

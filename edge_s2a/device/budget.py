@@ -8,6 +8,7 @@ optimizer, data); a small reserve, stated here, covers the rest.
 from dataclasses import dataclass
 
 from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.device.available import less_reserve
 from edge_s2a.device.memory import MIB, format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError
@@ -43,6 +44,11 @@ class MemoryPlan:
     @property
     def feasible(self) -> bool:
         return self.micro_batch_size > 0
+
+    @property
+    def decode_limit_bytes(self) -> int:
+        """What decoding an image may take: a large one may use what the plan leaves of the budget."""
+        return DECODE_RESERVE_BYTES + self.budget_bytes - self.predicted_peak_bytes
 
     def require(self) -> None:
         """Raises BudgetError unless the plan is feasible."""
@@ -83,14 +89,17 @@ def make_plan(
     measured: Measured,
     budget_bytes: int,
     batch_size: int,
-    optimizer: str,
+    optimizer_bytes: int,
 ) -> MemoryPlan:
     """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget. Frozen weights stay in
-    memory only where that leaves room for the whole batch: letting them go costs little time."""
+    memory only where that leaves room for the whole batch: letting them go costs little time.
+
+    graphs: the programs that will run.
+    """
     fixed = {
         "interpreter and libraries": measured.libraries_bytes,
         "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
-        "optimizer": optimizer_bytes(manifest, optimizer),
+        "optimizer": optimizer_bytes,
         "reserve": RUN_RESERVE_BYTES,
     }
 
@@ -133,7 +142,22 @@ def make_plan(
     )
 
 
-def optimizer_bytes(manifest: Manifest, optimizer: str) -> int:
+def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int) -> int | None:
+    """The budget with which to go on where memory has become scarce; None where the plan still holds, or where nothing
+    smaller is possible.
+
+    attainable_bytes: what the machine and its cgroups now let this process have. resident_bytes: what it has; more than
+    its budget means that the plan was wrong by the excess.
+    """
+    excess_bytes = max(0, resident_bytes - plan.budget_bytes)
+    if attainable_bytes >= plan.predicted_peak_bytes and not excess_bytes:
+        return None
+    budget_bytes = min(less_reserve(attainable_bytes), plan.predicted_peak_bytes - excess_bytes - 1)
+    budget_bytes = max(budget_bytes, plan.minimum_budget_bytes)
+    return budget_bytes if budget_bytes < plan.predicted_peak_bytes else None
+
+
+def bytes_of_optimizer(manifest: Manifest, optimizer: str) -> int:
     """State, gradient sums, and the best adapter so far; 4 bytes a parameter each."""
     return 4 * manifest.trainable_parameters * (STATE_ARRAYS[optimizer] + 2)
 

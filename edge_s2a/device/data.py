@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.errors import UserError
@@ -167,20 +167,38 @@ def load_pixels(
 
 
 def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int) -> Image.Image:
-    """The RGB image of a file, upright. A large JPEG is decoded at half, a quarter or an eighth of its
-    size, as long as that is at least twice the size needed. Raises UnusableImage."""
+    """The RGB image of a file, upright. A large JPEG is decoded at half, a quarter or an eighth of its size, as long as
+    that is at least twice the size needed, or once where memory does not do for twice. Raises UnusableImage."""
     try:
-        image = Image.open(path)
-        wanted = 2 * max(preprocessing.resize_size)
-        image.draft("RGB", (wanted, wanted))
-        decode_bytes = 2 * BYTES_PER_PIXEL * image.width * image.height
-        if decode_bytes > decode_limit_bytes:
-            raise UnusableImage(f"decoding takes {decode_bytes >> 20} MiB, more than the budget leaves")
-        return ImageOps.exif_transpose(image).convert("RGB")
+        for factor in (2, 1):
+            image = Image.open(path)
+            wanted = factor * max(preprocessing.resize_size)
+            full_size = image.size
+            image.draft("RGB", (wanted, wanted))
+            needed_bytes = decode_bytes(image, full_size)
+            if needed_bytes <= decode_limit_bytes:
+                break
+        else:
+            raise UnusableImage(f"decoding takes {needed_bytes >> 20} MiB, more than the budget leaves")
+        ImageOps.exif_transpose(image, in_place=True)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except UnusableImage:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
         raise UnusableImage(f"cannot be read: {error}") from error
+
+
+def decode_bytes(image: Image.Image, full_size: tuple[int, int]) -> int:
+    """The most that decoding, turning and converting an image takes that has been opened, and not yet loaded."""
+    copies = 1 if image.mode == "RGB" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else 2
+    pixels_bytes = copies * BYTES_PER_PIXEL * image.width * image.height
+    if not image.info.get("progressive"):
+        return pixels_bytes
+    # libjpeg holds all coefficients of a progressive image, 2 bytes each, at its full size.
+    planes = [(horizontal, vertical) for _, horizontal, vertical, _ in image.layer]
+    whole = max(horizontal for horizontal, _ in planes) * max(vertical for _, vertical in planes)
+    samples = sum(horizontal * vertical for horizontal, vertical in planes) / whole
+    return pixels_bytes + int(2 * samples * full_size[0] * full_size[1])
 
 
 def random_crop(image: Image.Image, preprocessing: Preprocessing, rng: np.random.Generator) -> np.ndarray:

@@ -15,8 +15,9 @@ import numpy as np
 
 from edge_s2a.artifact.files import make_folder, write_bytes
 from edge_s2a.device.adapters import check_shapes, save_adapter
+from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches, training_steps
-from edge_s2a.device.budget import DECODE_RESERVE_BYTES, queue_capacity
+from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
@@ -26,9 +27,9 @@ from edge_s2a.device.lowrank import start_at_gradient
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS
-from edge_s2a.device.runtime import Runtime, load_for_training, plan_memory
+from edge_s2a.device.runtime import Runtime, load, plan_memory
 from edge_s2a.device.schedule import learning_rate
-from edge_s2a.errors import UserError
+from edge_s2a.errors import MemoryPressure, UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
 
@@ -64,16 +65,16 @@ def train(settings: TrainSettings) -> dict:
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
 
     Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/. Raises
-    UserError for bad input, BudgetError if the budget is too small, and KeyboardInterrupt when told to
-    stop, after writing a checkpoint.
+    UserError for bad input and BudgetError if the budget is too small; after writing a checkpoint KeyboardInterrupt
+    when told to stop, and MemoryPressure where the machine no longer has what was planned.
     """
     make_folder(settings.output / "checkpoint")
-    runtime = load_for_training(
+    runtime = load(
         settings.artifact,
         settings.memory_budget_bytes,
         settings.batch_size,
-        settings.optimizer,
         settings.threads,
+        settings.optimizer,
     )
     run = Run(settings, runtime)
     if settings.resume:
@@ -87,6 +88,7 @@ def train(settings: TrainSettings) -> dict:
                     if stop_requested():
                         run.save()
                         raise KeyboardInterrupt
+                    run.watch_memory()
             run.finish_epoch()
     return run.summarize()
 
@@ -96,14 +98,12 @@ class Run:
 
     def __init__(self, settings: TrainSettings, runtime: Runtime):
         self.settings, self.runtime = settings, runtime
-        self.engine, self.plan = runtime.engine, runtime.plan
+        self.engine, self.plan, self.batch = runtime.engine, runtime.plan, runtime.batch
         self.manifest = runtime.artifact.manifest
         labels, classes = self.manifest.labels, self.manifest.num_classes
         self.data = open_dataset(settings.data, "train", labels, classes)
         self.val_data = self._open_val_data(classes)
 
-        height, width = self.manifest.preprocessing.image_size
-        self.batch = np.zeros((self.plan.micro_batch_size, 3, height, width), np.float32)
         self.optimizer = OPTIMIZERS[settings.optimizer](
             self.engine.adapter,
             settings.weight_decay,
@@ -111,9 +111,6 @@ class Run:
         )
         self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
         self.best = {name: array.copy() for name, array in self.engine.adapter.items()}
-        # A large image may use what the plan leaves of the budget.
-        spare_bytes = self.plan.budget_bytes - self.plan.predicted_peak_bytes
-        self.decode_limit_bytes = DECODE_RESERVE_BYTES + spare_bytes
 
         self.steps_per_epoch = math.ceil(len(self.data.samples) / settings.batch_size)
         self.total_steps = self.steps_per_epoch * settings.epochs
@@ -145,7 +142,7 @@ class Run:
 
         def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             preprocessing = self.manifest.preprocessing
-            for indices in read_batches(self.data, chosen, preprocessing, self.batch, self.decode_limit_bytes):
+            for indices in read_batches(self.data, chosen, preprocessing, self.batch, self.plan.decode_limit_bytes):
                 yield self.batch[: len(indices)], labels[indices]
 
         def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -170,7 +167,7 @@ class Run:
         def load(index: int) -> np.ndarray:
             return load_pixels(
                 self.data, index, self.manifest.preprocessing, settings.augment, (settings.seed, epoch),
-                self.decode_limit_bytes,
+                self.plan.decode_limit_bytes,
             )  # fmt: skip
 
         capacity = queue_capacity(self.plan.micro_batch_size)
@@ -257,7 +254,7 @@ class Run:
         text += f"accuracy {100 * train_accuracy:.1f} %"
         val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
-            val = evaluate(self.engine, self.val_data, self.manifest.preprocessing, self.batch, self.decode_limit_bytes)
+            val = evaluate(self.runtime, self.val_data)
             if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
             position.val_accuracy = accuracy = val["accuracy"]
@@ -276,6 +273,24 @@ class Run:
         position.images = position.correct = position.count = 0
         position.loss_sum = 0.0
         self.save()
+
+    def watch_memory(self) -> None:
+        """Raises MemoryPressure, after writing a checkpoint, where going on in less memory is wise and possible."""
+        attainable, resident = attainable_bytes(), resident_bytes()
+        budget_bytes = smaller_budget(self.plan, attainable, resident)
+        if budget_bytes is None:
+            return
+        self.save()
+        self.metrics.write(
+            kind="pressure", step=self.position.step, attainable_bytes=attainable, rss_bytes=resident,
+            budget_bytes=budget_bytes,
+        )  # fmt: skip
+        raise MemoryPressure(
+            f"memory has become scarce: {format_size(attainable)} can be had, {format_size(resident)} are in use and "
+            f"{format_size(self.plan.predicted_peak_bytes)} planned; going on from step {self.position.step} within "
+            f"{format_size(budget_bytes)}",
+            budget_bytes,
+        )
 
     # -- what is left on disk --------------------------------------------------------------------------
 

@@ -82,6 +82,13 @@ def test_a_constant_group_is_exact():
     np.testing.assert_array_equal(reference.decode_groups(*reference.encode_groups(x, 4), 4, 32), x)
 
 
+@pytest.mark.parametrize("value", [1e5, -1e5, 1e38])
+def test_values_beyond_float16_stay_finite(value):
+    x = np.linspace(0, value, 32, dtype=np.float32)[None]
+    assert np.isfinite(reference.decode_groups(*reference.encode_groups(x, 4), 4, 32)).all()
+    assert codes.decode_groups(codes.encode_groups(torch.from_numpy(x), 4), 4, 32).isfinite().all()
+
+
 def test_group_size_divides_and_is_at_most_32():
     for n in range(1, 400):
         size = reference.group_size(n)
