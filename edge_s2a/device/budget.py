@@ -11,7 +11,7 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.available import less_reserve
 from edge_s2a.device.memory import MIB, format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.optimizer import STATE_ARRAYS
-from edge_s2a.errors import BudgetError
+from edge_s2a.errors import BudgetError, CheckError
 from edge_s2a.plan.arena import (
     arena_peak,
     largest_batch,
@@ -21,6 +21,7 @@ from edge_s2a.plan.arena import (
     touched_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan
+from edge_s2a.plan.verify import placement_errors
 
 # Decoding one image of up to a million pixels: Pillow's image, its RGB copy, the resized one.
 DECODE_RESERVE_BYTES = 6 * MIB
@@ -94,7 +95,7 @@ def make_plan(
     """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget. Frozen weights stay in
     memory only where that leaves room for the whole batch: letting them go costs little time.
 
-    graphs: the programs that will run.
+    graphs: the programs that will run. Raises CheckError if the placement of their buffers is not sound.
     """
     fixed = {
         "interpreter and libraries": measured.libraries_bytes,
@@ -119,6 +120,8 @@ def make_plan(
     region_bytes = roomy_region(graphs, batch)
     if peak(batch, weight_bytes, region_bytes) > budget_bytes:
         region_bytes = smallest_region(graphs, batch)
+    if errors := placement_errors(graphs, batch, region_bytes):
+        raise CheckError(f"the planner is wrong: {errors[0]}; report this with your artifact")
     resident_bytes = touched_bytes(graphs, batch, region_bytes)
     live_bytes = arena_peak(graphs, batch).live_bytes
     saved_bytes = resident_bytes * live_bytes["saved"] // sum(live_bytes.values())

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.archive import PLAN, Artifact
+from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
-from edge_s2a.plan.lifetimes import from_json
+from edge_s2a.plan.verify import verified_plans
 
 
 @dataclass
@@ -35,11 +35,11 @@ def plan_memory(
     make_allocator_predictable()
     libraries_bytes = resident_bytes()
     artifact = Artifact(path)
+    plans = verified_plans(artifact)
     engine = Engine(artifact, threads, training=optimizer is not None)
     measured = measure(libraries_bytes)
     weights = Weights(engine.weight_bytes, engine.streamed_weight_bytes)
     del engine  # only now: it was what there was to measure
-    plans = from_json(artifact.read(PLAN), str(path))
     return make_plan(
         artifact.manifest,
         plans if optimizer else {"inference": plans["inference"]},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_s2a.artifact.archive import GOLDEN, PLAN, Artifact
+from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data import normalize
@@ -13,7 +13,7 @@ from edge_s2a.device.optimizer import AdamW
 from edge_s2a.device.session import Engine, limit_arena
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 from edge_s2a.plan.arena import roomy_region
-from edge_s2a.plan.lifetimes import from_json
+from edge_s2a.plan.verify import verified_plans
 
 # Rounding differs between torch and the engine. In gradients it now and then tips a value into the next
 # 4-bit code, or over the edge of a ReLU: measured up to 1e-3 of the whole gradient and 2e-2 of the worst tensor,
@@ -40,7 +40,7 @@ def check(path: Path, threads: int) -> dict:
     artifact = Artifact(path)
     for member in artifact.manifest.members:
         artifact.verify(member)
-    plans = from_json(artifact.read(PLAN), str(path))
+    plans = verified_plans(artifact)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
     images = golden[IMAGE]
     # Not much more than the plan promises: a run that needs more fails here, on the golden batch.

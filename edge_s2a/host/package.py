@@ -12,6 +12,7 @@ from edge_s2a.artifact import archive, program, tensors
 from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.host.adapters.inject import inject
 from edge_s2a.host.adapters.lowrank import low_rank_maps
 from edge_s2a.host.batch_norm_fold import fold_batch_norms
@@ -32,6 +33,7 @@ from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.segment import segment
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
 from edge_s2a.plan.lifetimes import to_json
+from edge_s2a.plan.verify import plan_errors
 
 # Images on which levels are fitted and bits allocated.
 CALIBRATION_BATCH = 16
@@ -136,8 +138,9 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
     plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
+    onnx_graphs = [to_onnx(graph) for graph in pieces]
     members = {
-        **{archive.graph_member(number): to_onnx(graph) for number, graph in enumerate(pieces)},
+        **{archive.graph_member(number): graph for number, graph in enumerate(onnx_graphs)},
         archive.PROGRAM: program.to_json(programs),
         archive.CONSTANTS: tensors.encode(constants),
         archive.WEIGHTS: tensors.encode(adapted.frozen.arrays),
@@ -145,6 +148,9 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),
     }
+    errors = plan_errors(plans, programs, [read_onnx_graph(graph) for graph in onnx_graphs])
+    if errors:
+        raise AssertionError(f"the planner is wrong: {errors[0]}")
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edge-s2a {__version__}",

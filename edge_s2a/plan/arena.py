@@ -25,6 +25,7 @@ class Peak(NamedTuple):
     """The peak of one run, and what was live when the arena grew to it."""
 
     arena_bytes: int  # highest address in use
+    addresses: list[int]  # of the lifetimes' buffers
     live_bytes: dict[str, int]  # by kind, at the moment of the most live bytes
 
 
@@ -50,6 +51,7 @@ def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDE
         start_at_end[address + size] = address
         bisect.insort(free_by_size, (size, address))
 
+    addresses: list[int] = []
     used: dict[int, tuple[int, int]] = {}
     expiring: dict[int, list[int]] = {}
     live = {"workspace": 0, "saved": 0, "weight": 0}
@@ -77,13 +79,14 @@ def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDE
         remove(address)
         if chunk_size > size:
             insert(address + size, chunk_size - size)
+        addresses.append(address)
         used[index] = (address, size)
         expiring.setdefault(life.last, []).append(index)
         high = max(high, address + size)
         live[life.kind] += size
         if sum(live.values()) > sum(peak_live.values()):
             peak_live = dict(live)
-    return Peak(high, peak_live)
+    return Peak(high, addresses, peak_live)
 
 
 def arena_peak(graphs: dict[str, GraphPlan], batch: int) -> Peak:
