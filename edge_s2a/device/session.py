@@ -20,6 +20,7 @@ from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
 CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
+_pool_sizes: list[int] = []  # of the threads that all graphs share, once there are any: the engine makes them once
 
 
 class StepResult(NamedTuple):
@@ -172,9 +173,12 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = threads
-    # Each session has threads of its own, which would go on spinning while the next one runs.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if _shares_threads(threads):
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = threads
+        # Threads of its own would go on spinning while the next graph runs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors reach the user as exceptions
     graph = artifact.read(member)
     try:
@@ -184,6 +188,15 @@ def _session(artifact: Artifact, member: str, threads: int):
             f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "
             "install onnxruntime 1.19 or newer, or pack the model anew"
         ) from error
+
+
+def _shares_threads(threads: int) -> bool:
+    """Whether the graphs of this process share that many threads: not in onnxruntime 1.19, nor after a first use with
+    another number."""
+    if not _pool_sizes and hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        onnxruntime.set_global_thread_pool_sizes(threads, 1)
+        _pool_sizes.append(threads)
+    return _pool_sizes == [threads]
 
 
 def _share(array: np.ndarray):
