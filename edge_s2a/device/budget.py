@@ -27,6 +27,9 @@ from edge_s2a.plan.verify import placement_errors
 DECODE_RESERVE_BYTES = 6 * MIB
 # Thread stacks, the engine's frames, growth of Python's heap during a run: measured up to 2 MiB.
 RUN_RESERVE_BYTES = 2 * MIB
+# With less than this left by machine or cgroup memory is scarce. A cgroup limited to the budget leaves more: mapped
+# files, some 30 MiB of libraries alone, do not count there.
+LEAST_FREE_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,10 @@ def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int)
     its budget means that the plan was wrong by the excess.
     """
     excess_bytes = max(0, resident_bytes - plan.budget_bytes)
-    if attainable_bytes >= plan.predicted_peak_bytes and not excess_bytes:
+    needed_bytes = max(plan.predicted_peak_bytes, resident_bytes) + LEAST_FREE_BYTES
+    if attainable_bytes >= needed_bytes and not excess_bytes:
         return None
-    budget_bytes = min(less_reserve(attainable_bytes), plan.predicted_peak_bytes - excess_bytes - 1)
+    budget_bytes = min(less_reserve(attainable_bytes), plan.predicted_peak_bytes - excess_bytes)
     budget_bytes = max(budget_bytes, plan.minimum_budget_bytes)
     return budget_bytes if budget_bytes < plan.predicted_peak_bytes else None
 

@@ -7,7 +7,8 @@ import numpy as np
 import psutil
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure
+from edge_s2a.device.available import attainable_bytes
+from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
 from edge_s2a.plan.verify import verified_plans
@@ -52,13 +53,18 @@ def plan_memory(
 
 
 def load(path: Path, budget_bytes: int, batch_size: int, threads: int, optimizer: str | None = None) -> Runtime:
-    """Raises BudgetError if not even one image at a time fits the budget.
+    """Raises BudgetError if not even one image at a time fits the budget. Where the machine has less than the budget
+    right now, the plan is for what it has.
 
     The graphs are loaded twice: once to measure what they take, then again with the engine's arena
     limited to what the plan needs. Loading takes tenths of a second.
     """
     plan = plan_memory(path, budget_bytes, batch_size, threads, optimizer)
     plan.require()
+    smaller_bytes = smaller_budget(plan, attainable_bytes(), resident_bytes())
+    if smaller_bytes is not None:
+        plan = plan_memory(path, smaller_bytes, batch_size, threads, optimizer)
+        plan.require()
     limit_arena(plan.arena_bytes)
     artifact = Artifact(path)
     engine = Engine(artifact, threads, training=optimizer is not None, stream_weights=plan.streams_weights)
