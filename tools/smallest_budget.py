@@ -3,9 +3,9 @@
     python tools/smallest_budget.py model.s2a --data photos
 
 One epoch on DATA runs at the smallest budget that `edge-s2a plan` accepts, in a fresh process each time under a limit
-set from outside (tools/limited.py), which is bisected. Prints the smallest planned budget, the predicted and the measured
-peak (VmHWM), and the smallest limit. A cgroup does not count pages of libraries that others have read before, and can
-drop clean pages of files: a run passes under less than its peak.
+set from outside (tools/limited.py), which is bisected. Prints the smallest planned budget, the predicted and the
+measured peak (VmHWM), and the smallest limit. A cgroup does not count pages of libraries that others have read before,
+and can drop clean pages of files: a run passes under less than its peak.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.plan.lifetimes import with_threads
 from edge_s2a.plan.verify import verified_plans
 
 
@@ -36,7 +37,7 @@ def plan_memory(
     make_allocator_predictable()
     libraries_bytes = resident_bytes()
     artifact = Artifact(path)
-    plans = verified_plans(artifact)
+    plans = with_threads(verified_plans(artifact), threads)
     engine = Engine(artifact, threads, training=optimizer is not None)
     measured = measure(libraries_bytes)
     weights = Weights(engine.weight_bytes, engine.streamed_weight_bytes)

@@ -13,6 +13,7 @@ from edge_s2a.device.optimizer import AdamW
 from edge_s2a.device.session import Engine, limit_arena
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 from edge_s2a.plan.arena import roomy_region
+from edge_s2a.plan.lifetimes import with_threads
 from edge_s2a.plan.verify import verified_plans
 
 # Rounding differs between torch and the engine. In gradients it now and then tips a value into the next
@@ -40,7 +41,7 @@ def check(path: Path, threads: int) -> dict:
     artifact = Artifact(path)
     for member in artifact.manifest.members:
         artifact.verify(member)
-    plans = verified_plans(artifact)
+    plans = with_threads(verified_plans(artifact), threads)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
     images = golden[IMAGE]
     # Not much more than the plan promises: a run that needs more fails here, on the golden batch.

@@ -19,9 +19,8 @@ from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
 # A convolution copies its input's windows in segments of this size, one for each thread.
 SEGMENT_BYTES = 64 * 1024
-SEGMENTS = 8
 SCRATCH = ""  # stands for scratch memory in the list of values
-IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity"}
+IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
 
 
 def plan_program(graphs: list[Graph], calls: Program) -> GraphPlan:
@@ -58,7 +57,7 @@ class Buffer(NamedTuple):
     last: int
     bytes_per_image: int
     bytes_constant: int
-    kind: str  # "workspace" or "weight"
+    kind: str  # of a lifetime, but for "saved"
 
 
 def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
@@ -91,7 +90,7 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
                 remaining.append(uses.get(name, 0))
                 values.append(name)
             buffer_of[name] = buffer
-        if any(scratch(graph, node)):
+        if any(scratch(graph, node)[:2]):
             spans.append([index, index])
             remaining.append(0)
             values.append(SCRATCH)
@@ -101,7 +100,7 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
                 remaining[buffer] -= 1
                 spans[buffer][1] = index
     return [
-        Buffer(name, first, last, *scratch(graph, graph.nodes[first]), "workspace")
+        Buffer(name, first, last, *scratch(graph, graph.nodes[first]))
         if name == SCRATCH
         else Buffer(
             name, first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),
@@ -111,36 +110,39 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
     ]  # fmt: skip
 
 
-def scratch(graph: Graph, node: Node) -> tuple[int, int]:
-    """(bytes an image, bytes) that the node's kernel allocates beside its outputs while it runs. Measured with
+def scratch(graph: Graph, node: Node) -> tuple[int, int, str]:
+    """(bytes an image, bytes, kind) that the node's kernel allocates beside its outputs while it runs. Measured with
     onnxruntime 1.32 on single nodes: Where selects from either side apart; convolutions hold windows as a matrix."""
     if node.operator == "Where":
         result = graph.types[node.outputs[0]]
-        return 2 * result.bytes_per_image(), 2 * result.bytes_constant()
-    return 0, convolution_scratch_bytes(graph, node) if node.operator in ("Conv", "ConvTranspose") else 0
+        return 2 * result.bytes_per_image(), 2 * result.bytes_constant(), "workspace"
+    if node.operator in ("Conv", "ConvTranspose"):
+        return 0, *convolution_scratch(graph, node)
+    return 0, 0, "workspace"
 
 
-def convolution_scratch_bytes(graph: Graph, node: Node) -> int:
-    """A convolution lays out windows whole where its outputs are more than their positions, and otherwise in
+def convolution_scratch(graph: Graph, node: Node) -> tuple[int, str]:
+    """(bytes, kind). A convolution lays out windows whole where its outputs are more than their positions, otherwise in
     segments; a transposed one all that it adds up, of one image at a time."""
     weight = [int(size) for size in graph.types[node.inputs[1]].shape]
     group = node.attributes["group"]
     if node.operator == "ConvTranspose":
         positions = math.prod(graph.types[node.inputs[0]].shape[2:])
-        return math.prod(weight[1:]) * positions * 4
+        return math.prod(weight[1:]) * positions * 4, "workspace"
     is_product = weight[2:] == [1, 1] and set(node.attributes["strides"]) == {1} and not any(node.attributes["pads"])
     positions = math.prod(graph.types[node.outputs[0]].shape[2:])
     if is_product:
-        return 0
+        return 0, "workspace"
     is_whole = weight[0] // group > positions
-    return positions * math.prod(weight[1:]) * 4 if is_whole else SEGMENT_BYTES * SEGMENTS
+    return (positions * math.prod(weight[1:]) * 4, "workspace") if is_whole else (SEGMENT_BYTES, "segments")
 
 
 def _shares(graph: Graph, node: Node, output: str, remaining: int) -> bool:
     if node.operator == VIEW:
         return True
-    source = node.inputs[0]
-    return node.operator in IN_PLACE and remaining == 1 and graph.types[source] == graph.types[output]
+    before, after = graph.types[node.inputs[0]], graph.types[output]
+    same_size = before.shape == after.shape and before.bytes(1) == after.bytes(1)  # as when booleans become bytes
+    return node.operator in IN_PLACE and remaining == 1 and same_size
 
 
 class Crossing(NamedTuple):

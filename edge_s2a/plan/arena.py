@@ -11,7 +11,7 @@ import bisect
 from collections.abc import Callable
 from typing import NamedTuple
 
-from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
+from edge_s2a.plan.lifetimes import KINDS, GraphPlan, Lifetime
 
 ALIGNMENT = 256
 HANDLE_BYTES = 8
@@ -54,7 +54,7 @@ def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDE
     addresses: list[int] = []
     used: dict[int, tuple[int, int]] = {}
     expiring: dict[int, list[int]] = {}
-    live = {"workspace": 0, "saved": 0, "weight": 0}
+    live = dict.fromkeys(KINDS, 0)
     peak_live: dict[str, int] = dict(live)
     high = 0
     clock = 0

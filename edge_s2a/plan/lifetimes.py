@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from edge_s2a.errors import UserError
 
-KINDS = ("workspace", "saved", "weight")
+KINDS = ("workspace", "saved", "weight", "segments")
 
 
 class Lifetime(NamedTuple):
@@ -13,7 +13,8 @@ class Lifetime(NamedTuple):
 
     It is allocated before node `first` runs and freed after node `last` has run. Its size is
     `bytes_per_image * batch + bytes_constant`. kind: "saved" crosses from forward to backward, "weight"
-    is a frozen weight in float32, "workspace" is everything else.
+    is a frozen weight in float32, "segments" is scratch memory that each of the engine's threads takes as much of,
+    "workspace" is everything else.
     """
 
     first: int
@@ -31,6 +32,19 @@ class GraphPlan(NamedTuple):
 
     constant_bytes: int
     lifetimes: list[Lifetime]
+
+
+def with_threads(graphs: dict[str, GraphPlan], threads: int) -> dict[str, GraphPlan]:
+    """The plans of an engine with that many threads; as they are written, plans are those of one."""
+    return {
+        name: graph._replace(
+            lifetimes=[
+                life._replace(bytes_constant=threads * life.bytes_constant) if life.kind == "segments" else life
+                for life in graph.lifetimes
+            ]
+        )
+        for name, graph in graphs.items()
+    }
 
 
 def to_json(graphs: dict[str, GraphPlan]) -> bytes:

@@ -20,10 +20,10 @@ from edge_s2a.errors import CheckError, UserError
 from edge_s2a.plan.arena import round_up, simulate
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
 
-MAY_OVERWRITE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity"}
+MAY_OVERWRITE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
 VIEW = "Reshape"
-# A convolution's windows: copied in segments of fixed size, or whole, at most its kernel's area times the image.
-SEGMENTS_BYTES = 512 * 1024
+# A convolution's windows: copied in a segment a thread, or whole, at most its kernel's area times the image.
+SEGMENT_BYTES = 64 * 1024
 # Sizes are linear in the batch: what holds for the smallest and for a vast batch holds between.
 BATCHES = (1, 1 << 20)
 
@@ -61,7 +61,7 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
             needed, planned, naive = (live_bytes(lives, count, batch) for lives in (least, plan.lifetimes, most))
             for wrong, text in (
                 (planned < needed, "fewer than are needed"),
-                (planned > naive, "more than can be used"),
+                (planned > naive, "more than are used"),
             ):
                 if wrong.any():
                     node = int(np.flatnonzero(wrong)[0])
@@ -119,7 +119,7 @@ def reads_of(graph: OnnxGraph) -> Reads:
             viewed[node.outputs[0]] = viewed.get(node.inputs[0], node.inputs[0])
     overwritten = set()
     for index, node in enumerate(graph.nodes):
-        if node.operator in MAY_OVERWRITE and graph.types[node.inputs[0]] == graph.types[node.outputs[0]]:
+        if node.operator in MAY_OVERWRITE and graph.types.get(node.inputs[0]) == graph.types[node.outputs[0]]:
             source = viewed.get(node.inputs[0], node.inputs[0])
             overwritten |= {source} if last[source] == index else set()
     return Reads(last, overwritten)
@@ -154,7 +154,7 @@ def scratch_bound(node: OnnxNode, graph: OnnxGraph) -> list[tuple[OnnxType, int]
     if node.operator not in ("Conv", "ConvTranspose"):
         return []
     area = math.prod(graph.types[node.inputs[1]].shape[2:])
-    return [(OnnxType(8, [SEGMENTS_BYTES], 0), 1), (graph.types[node.inputs[0]], area), (result, area)]
+    return [(OnnxType(8, [SEGMENT_BYTES], 0), 1), (graph.types[node.inputs[0]], area), (result, area)]
 
 
 def lifetime(first: int, last: int, value: OnnxType, count: int = 1) -> Lifetime:

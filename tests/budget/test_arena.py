@@ -19,8 +19,8 @@ from edge_s2a.plan.arena import (
     smallest_region,
     touched_bytes,
 )
-from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
-from tests.conftest import PROJECT
+from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json, with_threads
+from tests.conftest import PROJECT, pack
 
 RUN_IN_REGION = """
 import sys
@@ -33,7 +33,7 @@ path, batch, region = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 limit_arena(region)
 artifact = Artifact(path)
 height, width = artifact.manifest.preprocessing.image_size
-engine = Engine(artifact, threads=1)
+engine = Engine(artifact, threads=int(sys.argv[4]))
 image = np.zeros((batch, 3, height, width), np.float32)
 try:
     for _ in range(2):
@@ -45,8 +45,54 @@ except ArenaExhausted as error:
 """
 
 
-def run_in_region(path, batch, region_bytes):
-    command = [sys.executable, "-c", RUN_IN_REGION, str(path), str(batch), str(region_bytes)]
+ADDRESSES = """
+import sys
+from pathlib import Path
+import numpy as np
+import edge_s2a.device.session as session
+from edge_s2a.artifact.archive import PLAN, PROGRAM, Artifact, graph_member
+from edge_s2a.artifact.onnx_graph import read_onnx_graph
+from edge_s2a.artifact.program import from_json as program_from_json
+from edge_s2a.plan.arena import roomy_region, simulate
+from edge_s2a.plan.lifetimes import from_json
+path, batch = Path(sys.argv[1]), int(sys.argv[2])
+artifact = Artifact(path)
+plans = from_json(artifact.read(PLAN), "plan")
+calls = program_from_json(artifact.read(PROGRAM), artifact.graph_count, "program")["training"]
+graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
+region = roomy_region(plans, batch)
+session.limit_arena(region)
+engine = session.Engine(artifact, threads=1)
+real, run_step = [], session._run_step
+def observed(step, values, results):
+    outputs = run_step(step, values, results)
+    real.append({name: value.data_ptr() for name, value in outputs.items() if name not in results})
+    return outputs
+session._run_step = observed
+size = artifact.manifest.preprocessing.image_size
+engine.training_step(np.zeros((batch, 3, *size), np.float32),
+                     np.zeros((batch, artifact.manifest.num_classes), np.float32))
+lifetimes = plans["training"].lifetimes
+addresses = simulate(lifetimes, batch, region).addresses
+start, offsets = 0, []
+for call, pointers in zip(calls, real):
+    graph = graphs[call.graph]
+    for number, node in enumerate(graph.nodes):
+        for local in node.outputs:
+            name = dict(zip(graph.outputs, call.outputs)).get(local)
+            if name in pointers:
+                kind = graph.types[local]
+                bytes_wanted = kind.bytes() * (batch if kind.times_batch else 1)
+                places = [i for i, life in enumerate(lifetimes)
+                          if life.first == start + number and life.size(batch) == bytes_wanted]
+                offsets.append(pointers[name] - addresses[places[0]])
+    start += len(graph.nodes)
+print(len(offsets), len(set(offsets)))
+"""
+
+
+def run_in_region(path, batch, region_bytes, threads=1):
+    command = [sys.executable, "-c", RUN_IN_REGION, str(path), str(batch), str(region_bytes), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
     return done.stdout.strip()
 
@@ -59,6 +105,31 @@ def test_the_engine_needs_what_is_planned(deit_artifact, batch):
     assert smallest_region(plans, batch) <= 1.05 * arena_peak(plans, batch).arena_bytes
     too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
     assert run_in_region(deit_artifact, batch, too_little).startswith("exhausted")
+
+
+@pytest.fixture(scope="module")
+def mobilenet_artifact(tmp_path_factory):
+    """Convolutions with scratch memory, and masks of one bit."""
+    path = tmp_path_factory.mktemp("mobilenet") / "mobilenet.s2a"
+    return pack(path, model_name="mobilenetv2_050", model_kwargs={}, image_size=96, labels=None, num_classes=5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_engine_places_buffers_where_the_simulated_arena_does(deit_artifact, mobilenet_artifact, batch):
+    """Every value that passes between graphs, at one distance from its simulated address."""
+    for path in (deit_artifact, mobilenet_artifact):
+        command = [sys.executable, "-c", ADDRESSES, str(path), str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
+        values, distances = map(int, done.stdout.split())
+        assert values > 30
+        assert distances == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_convolutions_run_in_the_smallest_region(mobilenet_artifact, batch, threads):
+    plans = with_threads(from_json(Artifact(mobilenet_artifact).read(PLAN), "plan"), threads)
+    assert run_in_region(mobilenet_artifact, batch, smallest_region(plans, batch), threads) == "fits"
 
 
 @pytest.mark.parametrize("batch", [1, 3])
