@@ -11,8 +11,8 @@ from edge_s2a.codec.reference import group_size
 
 SMALLEST_BLOCK = 16  # below, the scales weigh too much
 ZERO = 8  # is added to the codes -8 to 7, so that they are stored without a sign
-# Scales to try, as parts of that which covers the whole block. Measured on DeiT-Tiny: 8.7 % error with the best of these,
-# 9.1 % with 1 alone.
+# Scales to try, as parts of that which covers the whole block. Measured on DeiT-Tiny: 8.7 % error with the best of
+# these, 9.1 % with 1 alone.
 SCALE_FACTORS = (1.0, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.05, 1.1)
 
 

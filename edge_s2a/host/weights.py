@@ -26,8 +26,8 @@ class FrozenWeights:
     formats: dict[str, str]
 
     def members(self, name: str) -> list[str]:
-        """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,). int4: its codes, two
-        a byte (values / 2,), and its scales (blocks,)."""
+        """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,).
+        int4: its codes, two a byte (values / 2,), and its scales (blocks,)."""
         return MEMBERS[self.formats[name]](name)
 
 

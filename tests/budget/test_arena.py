@@ -20,7 +20,7 @@ from edge_s2a.plan.arena import (
     touched_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, pack
 
 RUN_IN_REGION = """
 import sys
@@ -59,6 +59,19 @@ def test_the_engine_needs_what_is_planned(deit_artifact, batch):
     assert smallest_region(plans, batch) <= 1.05 * arena_peak(plans, batch).arena_bytes
     too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
     assert run_in_region(deit_artifact, batch, too_little).startswith("exhausted")
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_engine_unpacks_int4_weights_in_what_is_planned(tmp_path, batch):
+    """For one image the codes, a byte each, weigh as much as the activations."""
+    depth = {"depth": 2}
+    path = pack(
+        tmp_path / "int4.s2a", model_name="deit_tiny_patch16_224", model_kwargs=depth, labels=None, weight_format="int4"
+    )
+    plans = from_json(Artifact(path).read(PLAN), "plan")
+    assert run_in_region(path, batch, roomy_region(plans, batch)) == "fits"
+    too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
+    assert run_in_region(path, batch, too_little).startswith("exhausted")
 
 
 @pytest.mark.parametrize("batch", [1, 3])
