@@ -135,7 +135,7 @@ def add_pack(verbs) -> None:
         parser.add_argument(
             f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=f"{name} of the input, if not timm's"
         )
-    parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8"])
+    parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8", "int4"])
     parser.add_argument("--seed", type=whole, default=0, help="of the new head")
 
 

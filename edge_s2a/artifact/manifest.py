@@ -9,7 +9,7 @@ from typing import Any
 
 from edge_s2a.errors import UserError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # What JSON must hold for a field of this type; the contents of lists and objects are checked where used.
 JSON_TYPES = {
     int: int,

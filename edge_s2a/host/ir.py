@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+UINT8 = np.dtype(np.uint8)
 UINT4 = np.dtype(ml_dtypes.uint4)  # a byte a value in numpy, half a byte in the engine
 VIEW = "Reshape"  # the operator whose output the engine lays over its input
 

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from torch import nn
 
-WEIGHT_FORMATS = ("fp32", "fp16", "int8")
+from edge_s2a.host.int4 import block_size, dequantize_blocks, quantize_blocks
+
+WEIGHT_FORMATS = ("fp32", "fp16", "int8", "int4")
 
 MEMBERS = {
     "fp32": lambda name: [name],
     "fp16": lambda name: [f"{name}.half"],
     "int8": lambda name: [f"{name}.codes", f"{name}.scale"],
+    "int4": lambda name: [f"{name}.packed", f"{name}.block_scale"],
 }
 
 
@@ -23,7 +26,8 @@ class FrozenWeights:
     formats: dict[str, str]
 
     def members(self, name: str) -> list[str]:
-        """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,)."""
+        """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,).
+        int4: its codes, two a byte (values / 2,), and its scales (blocks,)."""
         return MEMBERS[self.formats[name]](name)
 
 
@@ -32,13 +36,17 @@ def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeight
     computes afterwards is what the device will compute.
 
     int8 applies to matrices and convolution kernels, per output channel (axis 0); vectors and position
-    embeddings stay float32: they are a small part of the bytes and a large part of the error.
+    embeddings stay float32: they are a small part of the bytes and a large part of the error. int4 applies to the same
+    in blocks along the input axes, but for kernels too small for it, which are held as int8.
     """
     weights = FrozenWeights({}, {})
     for name, tensor in tensors.items():
         values = tensor.detach().numpy()
-        weights.formats[name] = weight_format if is_product_weight(name, tensor) else "fp32"
-        if weights.formats[name] == "int8":
+        weights.formats[name] = format_of(name, tensor, weight_format)
+        if weights.formats[name] == "int4":
+            stored = quantize_blocks(values)
+            rounded = dequantize_blocks(*stored, values.shape)
+        elif weights.formats[name] == "int8":
             stored = quantize_rows(values)
             rounded = dequantize_rows(*stored)
         elif weights.formats[name] == "fp16":
@@ -50,6 +58,12 @@ def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeight
         with torch.no_grad():
             tensor.copy_(torch.from_numpy(rounded))
     return weights
+
+
+def format_of(name: str, tensor: torch.Tensor, weight_format: str) -> str:
+    if not is_product_weight(name, tensor):
+        return "fp32"
+    return "int8" if weight_format == "int4" and block_size(tensor.shape) is None else weight_format
 
 
 def is_product_weight(name: str, tensor: torch.Tensor) -> bool:

@@ -132,6 +132,19 @@ def test_convolutions_run_in_the_smallest_region(mobilenet_artifact, batch, thre
     assert run_in_region(mobilenet_artifact, batch, smallest_region(plans, batch), threads) == "fits"
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_engine_unpacks_int4_weights_in_what_is_planned(tmp_path, batch):
+    """For one image the codes, a byte each, weigh as much as the activations."""
+    depth = {"depth": 2}
+    path = pack(
+        tmp_path / "int4.s2a", model_name="deit_tiny_patch16_224", model_kwargs=depth, labels=None, weight_format="int4"
+    )
+    plans = from_json(Artifact(path).read(PLAN), "plan")
+    assert run_in_region(path, batch, roomy_region(plans, batch)) == "fits"
+    too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
+    assert run_in_region(path, batch, too_little).startswith("exhausted")
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_overrun_is_a_clean_error_that_names_the_node(deit_artifact, batch):
     """Less than what is live at one moment cannot do for any allocator."""

@@ -127,14 +127,14 @@ def test_structural_modules(packed, kinds, bits):
 
 
 @pytest.mark.parametrize("bits", [2, 8])
-@pytest.mark.parametrize("weight_format", ["fp16", "int8"])
+@pytest.mark.parametrize("weight_format", ["fp16", "int8", "int4"])
 def test_other_bits_and_weight_formats(packed, bits, weight_format):
     engine, adapted = packed("class token", bits, weight_format)
     image, target = inputs(3)
     compare(engine, reference(adapted, image, target), adapted.adapter, image, target, 1e-3)
 
 
-@pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("weight_format", ["fp32", "fp16", "int8", "int4"])
 def test_inference_graph_equals_torch(packed, weight_format):
     engine, adapted = packed("class token", 8, weight_format)
     for batch in BATCHES:

@@ -7,10 +7,8 @@ nothing. The engine has no view of that type, so quantised and packed shape must
 import numpy as np
 import torch
 
-from edge_s2a.host.ir import UINT4, TensorType
+from edge_s2a.host.ir import UINT4, UINT8, TensorType
 from edge_s2a.host.lowerings.table import lowers, result_type
-
-UINT8 = np.dtype(np.uint8)
 
 
 @lowers(torch.ops.edge_s2a.quantize.default)
