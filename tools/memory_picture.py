@@ -5,8 +5,9 @@
 From the artifact's plan: at each node of the training program the live bytes of weights (mapped ones that were read so
 far, and those held in float32 for a product), saved tensors and workspace, on top of what the process holds when the
 step begins. The engine's arena keeps what was once touched, so resident memory follows the highest address in use so
-far: the planned line. The measured line is the resident memory of a fresh process during its first step, read every
-millisecond; within a call of the program, time is taken to pass evenly over the nodes.
+far: the planned line, which has the arena's handles and the reserve as a budget has them. The measured line is the
+resident memory of a fresh process during its first step, read every millisecond; within a call of the program, time is
+taken to pass evenly over the nodes.
 """
 
 import argparse
@@ -25,13 +26,15 @@ import onnx
 from edge_s2a.artifact.archive import PLAN, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.artifact.tensors import decode
+from edge_s2a.device.budget import RUN_RESERVE_BYTES
 from edge_s2a.device.streaming import resident_bytes_of
-from edge_s2a.plan.arena import round_up, simulate
+from edge_s2a.plan.arena import region_overhead, round_up, simulate
 from edge_s2a.plan.lifetimes import KINDS, Lifetime, from_json
 
 PROJECT = Path(__file__).parent.parent
 MIB = 1 << 20
 SAMPLE_S = 0.001
+MAX_SAMPLES = 100_000
 POINTS = 400  # where the curves are computed, evenly over the nodes
 THREADS = 2
 BUDGET_BYTES = 16 << 30  # so that the whole batch runs at once and weights stay
@@ -61,7 +64,7 @@ def measure(path: Path, batch: int) -> dict:
     image = np.ones((batch, 3, *manifest.preprocessing.image_size), np.float32)
     target = np.full((batch, manifest.num_classes), 1 / batch / manifest.num_classes, np.float32)
     ends: list[float] = []
-    samples: list[tuple[float, int]] = []
+    samples = np.full((MAX_SAMPLES, 2), np.nan)  # float64 (samples, 2), resident from the start
     run_step = session._run_step
 
     def timed(*arguments):
@@ -70,8 +73,10 @@ def measure(path: Path, batch: int) -> dict:
         return outputs
 
     def sample() -> None:
-        while not finished.wait(SAMPLE_S):
-            samples.append((time.monotonic(), resident_bytes()))
+        for row in samples:
+            if finished.wait(SAMPLE_S):
+                break
+            row[:] = time.monotonic(), resident_bytes()
 
     session._run_step = timed
     finished = threading.Event()
@@ -80,11 +85,10 @@ def measure(path: Path, batch: int) -> dict:
     time.sleep(0.1)  # the thread's own memory is there before the step
     start, start_bytes = time.monotonic(), resident_bytes()
     runtime.engine.training_step(image, target)
-    samples.append((time.monotonic(), resident_bytes()))
     finished.set()
     sampler.join()
     return {
-        "samples": [entry for entry in samples if entry[0] >= start],
+        "samples": samples[samples[:, 0] >= start].tolist(),
         "ends": ends,
         "start": start,
         "start_bytes": start_bytes,
@@ -120,7 +124,7 @@ class Curves(NamedTuple):
     weights: np.ndarray  # int64 (points,), and so on: live bytes
     saved: np.ndarray
     workspace: np.ndarray
-    planned: np.ndarray  # mapped weights and the highest address in use so far
+    planned: np.ndarray  # mapped weights, the highest address in use so far, the arena's handles, the reserve
 
 
 def calls_of(artifact: Artifact) -> Calls:
@@ -155,7 +159,11 @@ def plan_curves(lifetimes: list[Lifetime], batch: int, region_bytes: int, calls:
     highest = np.array([simulate(some, batch, region_bytes).arena_bytes if some else 0 for some in started])
     mapped = calls.weight_bytes[np.searchsorted(calls.ends, nodes, side="right")]
     return Curves(
-        nodes, mapped + live["weight"][nodes], live["saved"][nodes], live["workspace"][nodes], mapped + highest
+        nodes,
+        mapped + live["weight"][nodes],
+        live["saved"][nodes],
+        live["workspace"][nodes],
+        mapped + highest + region_overhead(region_bytes) + RUN_RESERVE_BYTES,
     )
 
 
@@ -246,7 +254,6 @@ def main() -> None:
     manifest = artifact.manifest
     graphs = from_json(artifact.read(PLAN), str(options.artifact))
     calls = calls_of(artifact)
-    # What the engine keeps of the constants in its region is there before the step.
     curves = plan_curves(graphs["training"].lifetimes, batch, measured["region_bytes"], calls)
     measured_nodes = np.interp(
         [at for at, _ in measured["samples"]], [measured["start"], *measured["ends"]], [0, *calls.ends]
