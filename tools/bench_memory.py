@@ -76,7 +76,7 @@ class Failure(Exception):
 
 def last_error(stderr: str) -> str:
     """The last exception of a program's standard error in one line, without this machine's paths."""
-    lines = [line for line in stderr.splitlines() if line.strip()]
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.isdigit()]  # the launcher's is a number
     code = [number for number, line in enumerate(lines) if line.startswith("  ")]
     text = " ".join(" ".join(lines[code[-1] + 1 :] if code else lines[-1:]).split())
     return text.replace(f"{PROJECT}/", "")[:400]
