@@ -12,7 +12,7 @@ peak of a process that only imports the same libraries is taken off for the colu
   run at once, and once with the smallest budget that `plan` names. Formats that `pack` does not know are skipped.
 - `torch:full`, `torch:checkpointing`, `torch:bias`, `peft:lora`: tools/rivals/torch_train.py says what they train.
 - `onnxruntime:full`, `onnxruntime:bias`: onnxruntime-training 1.19.2 from its own artifacts, in a process without
-  torch. BatchNorm takes the batch's statistics, and attention is not fused: it has no gradient of either otherwise.
+  torch. The model is exported in training mode, so BatchNorm takes the batch's statistics, with attention not fused.
 
 PEFT and onnxruntime-training have environments of their own, made under build/memory, as are the artifacts. Each
 finished measurement is one line of --results and is not repeated. To measure edge-s2a anew, delete its lines (sed -i

@@ -1,8 +1,9 @@
 """Exports a model for onnxruntime-training: python onnx_export.py MODEL FOLDER writes FOLDER/model.onnx and
 FOLDER/trained.json, the parameters of each method.
 
-By torch's older exporter, in training mode, without folding and at opset 13: in other ways equal parameters become one,
-or onnxruntime-training cannot build the gradient of LayerNorm or BatchNorm.
+By torch's older exporter, without folding and at opset 13, for at a newer one onnxruntime-training cannot build the
+gradient of LayerNorm; and in training mode, for in evaluation mode the exporter makes equal parameters one, such as
+those of two norms at their start, and their gradient is then defined twice.
 """
 
 import json
