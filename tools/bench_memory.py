@@ -1,0 +1,287 @@
+"""Memory of a training step at batch 8: edge-s2a beside torch, PEFT and onnxruntime-training.
+
+    python tools/bench_memory.py run [--models deit_tiny_patch16_224,resnet50] [--methods 'bias:*,torch:full']
+    python tools/bench_memory.py table
+
+Each measurement is a fresh process that trains for three steps of AdamW on eight images of 224 px, with random weights
+and two threads. Its peak resident memory is the kernel's account of the whole process (VmHWM), read from outside; the
+peak of a process that only imports the same libraries is taken off for the column *above idle*. Methods:
+
+- `bias:BITS:WEIGHTS:whole` and `bias:BITS:WEIGHTS:least`: edge-s2a as a user runs it (`pack`, `plan`, `train` on
+  JPEGs), biases and head trained, the frozen weights in format WEIGHTS; once with a budget that lets the whole batch
+  run at once, and once with the smallest budget that `plan` names. Formats that `pack` does not know are skipped.
+- `torch:full`, `torch:checkpointing`, `torch:bias`, `peft:lora`: tools/rivals/torch_train.py says what they train.
+- `onnxruntime:full`, `onnxruntime:bias`: onnxruntime-training 1.19.2 from its own artifacts, in a process without
+  torch. The model is exported in training mode, so BatchNorm takes the batch's statistics, with attention not fused.
+
+PEFT and onnxruntime-training have environments of their own, made under build/memory, as are the artifacts. Each
+finished measurement is one line of --results and is not repeated. To measure edge-s2a anew, delete its lines (sed -i
+'/"bias:/d' docs/studies/memory.jsonl) and build/memory/artifacts, and run again with --methods 'bias:*'.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import functools
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rivals.task import BATCH, CLASSES, LEARNING_RATE, STEPS, THREADS
+
+PROJECT = Path(__file__).parent.parent
+RIVALS = PROJECT / "tools" / "rivals"
+WORK = PROJECT / "build" / "memory"
+MIB = 1 << 20
+MODELS = {
+    "vit_base_patch16_224": "ViT-B/16",
+    "deit_tiny_patch16_224": "DeiT-Tiny",
+    "swin_tiny_patch4_window7_224": "Swin-T",
+    "resnet50": "ResNet-50",
+    "mobilenetv2_100": "MobileNetV2",
+}
+BITS_AND_WEIGHTS = (("32", "int8"), ("4", "fp32"), ("4", "int8"), ("4", "int4"))
+OURS = [f"bias:{bits}:{weights}:{budget}" for bits, weights in BITS_AND_WEIGHTS for budget in ("whole", "least")]
+METHODS = [
+    "torch:full", "torch:checkpointing", "torch:bias", "peft:lora", "onnxruntime:full", "onnxruntime:bias", *OURS
+]  # fmt: skip
+LARGE_BUDGET = "16GiB"
+# What an environment holds beside what its name says, and whether it sees this one's packages.
+ENVIRONMENTS = {
+    "peft": (["peft"], True),
+    # The newest onnx whose models it reads; numpy 1 is what it was built for.
+    "onnxruntime": (["onnxruntime-training==1.19.2", "onnx==1.16.2", "numpy<2", "cerberus", "h5py"], False),
+}
+IDLE = {
+    "bias": "edge_s2a.device.trainer",
+    "torch": "torch, timm",
+    "peft": "torch, timm, peft",
+    "onnxruntime": "onnx_train",
+}
+
+
+class Failure(Exception):
+    """What could not be measured: the stage that failed, in a word, and the error."""
+
+    def __init__(self, stage: str, stderr: str):
+        super().__init__(stage)
+        self.stage, self.error = stage, last_error(stderr)
+
+
+def last_error(stderr: str) -> str:
+    """The last exception of a program's standard error in one line, without this machine's paths."""
+    lines = [line for line in stderr.splitlines() if line.strip() and not line.isdigit()]  # the launcher's is a number
+    code = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    text = " ".join(" ".join(lines[code[-1] + 1 :] if code else lines[-1:]).split())
+    return text.replace(f"{PROJECT}/", "")[:400]
+
+
+# -- processes -----------------------------------------------------------------------------------------
+
+
+def child_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{RIVALS}", "OMP_NUM_THREADS": str(THREADS)}
+
+
+def call(stage: str, *command) -> subprocess.CompletedProcess:
+    """Raises Failure unless the command ends well."""
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, cwd=PROJECT, env=child_environment(), check=False
+    )
+    if done.returncode:
+        raise Failure(stage, done.stderr)
+    return done
+
+
+def peak_of(stage: str, *command) -> tuple[str, int]:
+    """(standard output, peak resident bytes) of a command, which runs under a launcher: see there why."""
+    done = call(stage, sys.executable, "-S", "-E", PROJECT / "tests" / "launcher.py", *command)
+    return done.stdout, int(done.stderr.splitlines()[-1])
+
+
+@functools.cache
+def python_of(program: str) -> Path:
+    """The interpreter of the environment that `program` has, which is made if it has none of its own yet."""
+    if program not in ENVIRONMENTS:
+        return Path(sys.executable)
+    requirements, sees_host = ENVIRONMENTS[program]
+    folder = WORK / "environments" / program
+    python = folder / "bin" / "python"
+    stamp = folder / "complete"
+    if not stamp.exists():
+        call("environment", sys.executable, "-m", "venv", "--clear", folder)
+        if sees_host:
+            own = call("environment", python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+            Path(own.stdout.strip(), "host.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        call("environment", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
+        stamp.touch()
+    return python
+
+
+@functools.cache
+def idle_bytes(program: str) -> int:
+    return peak_of("imports", python_of(program), "-c", f"import {IDLE[program]}")[1]
+
+
+# -- what is measured ----------------------------------------------------------------------------------
+
+
+@functools.cache
+def images() -> Path:
+    """<class>/<number>.jpg: as many as STEPS batches, of the size of small photos."""
+    folder = WORK / "images"
+    rng = np.random.default_rng(0)
+    for number in range(STEPS * BATCH):
+        file = folder / f"class{number % CLASSES}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = rng.integers(0, 256, (13, 15, 3), np.uint8)
+        Image.fromarray(coarse).resize((300, 260)).save(file)
+    return folder
+
+
+@functools.cache
+def known_weight_formats() -> str:
+    """The help of `edge-s2a pack`, which lists them."""
+    return call("help", sys.executable, "-m", "edge_s2a", "pack", "--help").stdout
+
+
+def packed(model: str, bits: str, weights: str) -> Path:
+    output = WORK / "artifacts" / f"{model}-{bits}-{weights}.s2a"
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        options = ["--num-classes", CLASSES, "--saved-bits", bits, "--weight-format", weights, "--output", output]
+        call("packing", sys.executable, "-m", "edge_s2a", "pack", model, *options)
+    return output
+
+
+def measure_ours(model: str, bits: str, weights: str, budget: str) -> dict:
+    artifact = packed(model, bits, weights)
+    command = [sys.executable, "-m", "edge_s2a"]
+    options = ["--json", "--batch-size", BATCH, "--threads", THREADS, "--memory-budget"]
+    least = json.loads(call("planning", *command, "plan", artifact, *options, LARGE_BUDGET).stdout)
+    size = LARGE_BUDGET if budget == "whole" else least["minimum_budget_bytes"]
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, peak_bytes = peak_of(
+            "training", *command, "train", artifact, *options, size, "--data", images(), "--epochs", 1,
+            "--lr", LEARNING_RATE, "--output", folder,
+        )  # fmt: skip
+    summary = json.loads(stdout)
+    kept = ("predicted_peak_bytes", "micro_batch_size")
+    planned = {key: summary[key] for key in kept} | ({"budget_bytes": size} if budget == "least" else {})
+    return {"peak_bytes": peak_bytes, **planned}
+
+
+def measure_torch(program: str, model: str, method: str) -> dict:
+    return {"peak_bytes": peak_of("training", python_of(program), RIVALS / "torch_train.py", model, method)[1]}
+
+
+def measure_onnxruntime(model: str, method: str) -> dict:
+    python, folder = python_of("onnxruntime"), WORK / "onnxruntime" / model
+    if not (folder / "model.onnx").exists():
+        call("export", sys.executable, RIVALS / "onnx_export.py", model, folder)
+    call("artifacts", python, RIVALS / "onnx_artifacts.py", folder, method)
+    return {"peak_bytes": peak_of("training", python, RIVALS / "onnx_train.py", folder / method)[1]}
+
+
+def measure(model: str, method: str) -> dict:
+    """What a line of the results says of it beside model, method and date."""
+    program, *rest = method.split(":")
+    try:
+        if program == "bias":
+            measured = measure_ours(model, *rest)
+        elif program == "onnxruntime":
+            measured = measure_onnxruntime(model, *rest)
+        else:
+            measured = measure_torch(program, model, *rest)
+        return measured | {"idle_bytes": idle_bytes(program)}
+    except Failure as failure:
+        return {"failure": failure.stage, "error": failure.error}
+
+
+# -- the table -----------------------------------------------------------------------------------------
+
+
+def read_results(path: Path) -> dict[tuple[str, str], dict]:
+    """(model, method) -> the record of its measurement."""
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {(record["model"], record["method"]): record for record in records}
+
+
+def run(options: argparse.Namespace) -> None:
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    patterns = options.methods.split(",")
+    methods = [method for method in METHODS if any(fnmatch.fnmatch(method, pattern) for pattern in patterns)]
+    for method in [method for method in methods if method.startswith("bias:")]:
+        if method.split(":")[2] not in known_weight_formats():
+            print(f"{method}: skipped, for `edge-s2a pack` does not know this weight format", flush=True)
+            methods.remove(method)
+    for model in options.models.split(","):
+        for method in methods:
+            if (model, method) in read_results(options.results):
+                continue
+            record = {"model": model, "method": method} | measure(model, method)
+            record["date"] = str(datetime.date.today())
+            with options.results.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"{model} {method}: {cell(record)} {record.get('error', '')}", flush=True)
+
+
+def cell(record: dict | None) -> str:
+    """MiB of the whole process / above idle."""
+    if record is None:
+        return ""
+    if "failure" in record:
+        return f"no: {record['failure']}"
+    above_bytes = record["peak_bytes"] - record["idle_bytes"]
+    return f"{record['peak_bytes'] / MIB:.0f} / {above_bytes / MIB:.0f}"
+
+
+def table(options: argparse.Namespace) -> None:
+    records = read_results(options.results)
+    models = [model for model in MODELS if any(key[0] == model for key in records)]
+    print(f"| method | {' | '.join(MODELS[model] for model in models)} |")
+    print("|---" * (len(models) + 1) + "|")
+    for method in METHODS:
+        if any(key[1] == method for key in records):
+            print(f"| {method} | {' | '.join(cell(records.get((model, method))) for model in models)} |")
+    failures = [record for record in records.values() if "failure" in record]
+    if failures:
+        print()
+    for record in failures:
+        print(f"- {record['model']}, {record['method']}, {record['failure']}: {record['error']}")
+    print("\n| model | method | budget | micro-batch | predicted | measured | predicted / measured |")
+    print("|---|---|---|---|---|---|---|")
+    for model in models:
+        for method in OURS:
+            record = records.get((model, method), {"failure": ""})
+            if "failure" not in record:
+                budget = f"{record['budget_bytes'] / MIB:.0f} MiB" if "budget_bytes" in record else LARGE_BUDGET
+                print(
+                    f"| {MODELS[model]} | {method} | {budget} | {record['micro_batch_size']} "
+                    f"| {record['predicted_peak_bytes'] / MIB:.1f} MiB | {record['peak_bytes'] / MIB:.1f} MiB "
+                    f"| {record['predicted_peak_bytes'] / record['peak_bytes']:.3f} |"
+                )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    for function in (run, table):
+        verb = verbs.add_parser(function.__name__)
+        verb.set_defaults(function=function)
+        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / "memory.jsonl")
+        if function is run:
+            verb.add_argument("--models", default=",".join(MODELS))
+            verb.add_argument("--methods", default="*", help="patterns with * and ?, separated by commas")
+    options = parser.parse_args()
+    options.function(options)
+
+
+if __name__ == "__main__":
+    main()
