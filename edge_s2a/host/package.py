@@ -23,10 +23,10 @@ from edge_s2a.host.ir import Graph
 from edge_s2a.host.liveness import plan_program, saved_bytes_per_image
 from edge_s2a.host.lower import lower
 from edge_s2a.host.model import create_model, head_layers, preprocessing_of
+from edge_s2a.host.passes.chunk import chunk
 from edge_s2a.host.passes.dead_code import remove_dead_code
 from edge_s2a.host.passes.merge_views import merge_views
 from edge_s2a.host.passes.rematerialize import rematerialize_constants
-from edge_s2a.host.passes.sink import sink
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.segment import segment
@@ -107,10 +107,13 @@ def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
     outputs = [LOSS, LOGITS, *(gradient(name) for name in names)]
-    return {
+    graphs = {
         "training": to_graph("training", training, adapted, [*names, IMAGE, TARGET], outputs),
         "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
+    chunked = chunk(graphs, adapted.frozen.arrays)
+    adapted.frozen.arrays.update(chunked.arrays)
+    return chunked.graphs
 
 
 def to_graph(
@@ -120,19 +123,20 @@ def to_graph(
     inputs: list[str],
     outputs: list[str],
 ) -> Graph:
-    """Lowers a captured computation and runs the passes over it."""
+    """Lowers a captured computation and runs the passes over it that need one graph alone."""
     tensors_of_model = [*adapted.model.named_parameters(), *adapted.model.named_buffers()]
     names = {id(tensor): tensor_name for tensor_name, tensor in tensors_of_model}
     graph = lower(captured, name, inputs, outputs, adapted.frozen, names)
     graph = merge_views(remove_dead_code(graph))
     graph = rematerialize_constants(graph, set(inputs))
-    return sink(remove_dead_code(graph))
+    return remove_dead_code(graph)
 
 
 def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:
     """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once."""
     model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
     pieces, programs, constants = segment(graphs)
+    read = {name for graph in graphs.values() for name in graph.inputs}
     plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
     golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
@@ -140,7 +144,7 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
         **{archive.graph_member(number): to_onnx(graph) for number, graph in enumerate(pieces)},
         archive.PROGRAM: program.to_json(programs),
         archive.CONSTANTS: tensors.encode(constants),
-        archive.WEIGHTS: tensors.encode(adapted.frozen.arrays),
+        archive.WEIGHTS: tensors.encode({name: array for name, array in adapted.frozen.arrays.items() if name in read}),
         archive.ADAPTER: tensors.encode(initial),
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),

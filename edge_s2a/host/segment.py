@@ -199,7 +199,7 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
         phases = range(start + run_start, start + run_start + slack + 1)
         first = min(phases, key=lambda phase: sum(crossing[phase + period * k] for k in range(count + 1)))
         middle = first + period * (count // 2)
-        offsets = [0, *(cut - middle for cut in inner_cuts(middle, middle + period))]
+        offsets = [0, *(cut - middle for cut in divide(middle, middle + period))]
         repeats = [first + period * k + offset for k in range(count) for offset in offsets]
         last = first + period * count
         return [*divide(start, first), *repeats, last, *divide(last, end)]
