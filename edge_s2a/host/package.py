@@ -100,20 +100,25 @@ def adapt(options: Options) -> Adapted:
 
 
 def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
-    """The graphs "training" and "inference" of the adapted model."""
+    """The graphs "training" and "inference" of the adapted model; parts of weights that they read join
+    `adapted.frozen`."""
+    chunked = chunk(lower_graphs(options, adapted), adapted.frozen.arrays)
+    adapted.frozen.arrays.update(chunked.arrays)
+    return chunked.graphs
+
+
+def lower_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
+    """The same before the passes that need both."""
     model, adapter = adapted.model, adapted.adapter
     image_shape = (3, *adapted.preprocessing.image_size)
     training = capture_training(model, adapter, image_shape, options.num_classes, adapted.scheme)
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
     outputs = [LOSS, LOGITS, *(gradient(name) for name in names)]
-    graphs = {
+    return {
         "training": to_graph("training", training, adapted, [*names, IMAGE, TARGET], outputs),
         "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
-    chunked = chunk(graphs, adapted.frozen.arrays)
-    adapted.frozen.arrays.update(chunked.arrays)
-    return chunked.graphs
 
 
 def to_graph(

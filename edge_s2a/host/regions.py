@@ -82,11 +82,9 @@ def seeds(graph: Graph, count: int) -> Iterator[tuple[str, Place]]:
                     yield result, Place(dimension, times(size))
 
 
-def region_from(
-    graph: Graph, links: Links, frozen: set[str], value: str, place: Place, count: int
-) -> Region | None:
-    """The region of `value`: every batched tensor along the axis is made and read by nodes that work along it, and so is
-    every frozen weight; None if some are not. Small tensors may be cut from whole ones, and joined."""
+def region_from(graph: Graph, links: Links, frozen: set[str], value: str, place: Place, count: int) -> Region | None:
+    """The region of `value`: every batched tensor along the axis is made and read by nodes that work along it, and so
+    is every frozen weight; None if some are not. Small tensors may be cut from whole ones, and joined."""
     places = {value: place}
     chosen: dict[int, dict[str, Place]] = {}
     cut, joined = {}, {}
@@ -121,7 +119,7 @@ def region_from(
                     waiting.append(other)
                 if places.setdefault(other, its_place) != its_place:
                     return None
-    if any(graph.types[name].is_batched() for name in joined) :
+    if any(graph.types[name].is_batched() for name in joined):
         return None
     nodes = [node for node in graph.nodes if id(node) in chosen]
     joined = {name: place for name, place in joined.items() if name not in cut}

@@ -17,7 +17,9 @@ SCALAR = TensorType(np.dtype(np.int64), (1,))
 COUNTS = (2, 3, 4, 6, 8)
 # A finer division must save this much, relative to what the whole graph needs, at the batches together.
 WORTHWHILE = 0.02
-NODE_BYTES = 4500  # that the engine keeps for a node
+# What the engine keeps for a node, and for a graph beside its nodes.
+NODE_BYTES = 4500
+GRAPH_BYTES = 180_000
 
 
 class Chunked(NamedTuple):
@@ -64,16 +66,17 @@ class Cost(NamedTuple):
     """What graphs need of memory: to run, for each graph and each of BATCHES, and to be loaded."""
 
     live_bytes: list[int]
-    node_bytes: int
+    loaded_bytes: int
 
     def training(self, place: int) -> int:
-        return self.live_bytes[place] + self.node_bytes
+        return self.live_bytes[place] + self.loaded_bytes
 
 
 def cost(chunked: Chunked) -> Cost:
     ordered = sorted(chunked.graphs, reverse=True)  # training is first
     live = [live_bytes(chunked.graphs[name], batch) for name in ordered for batch in BATCHES]
-    return Cost(live, NODE_BYTES * sum(len(piece.nodes) for piece in segment(chunked.graphs).graphs))
+    loaded = [GRAPH_BYTES + NODE_BYTES * len(piece.nodes) for piece in segment(chunked.graphs).graphs]
+    return Cost(live, sum(loaded))
 
 
 def choices_of(graphs: dict[str, Graph], frozen: set[str]) -> list[Choice]:
