@@ -8,8 +8,8 @@ from edge_s2a.host.ir import Graph, Node
 ELEMENTWISE = {
     "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "Cast", "Clip", "Cos", "DequantizeLinear", "Div",
     "Equal", "Erf", "Exp", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "Less",
-    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "QuantizeLinear", "Reciprocal", "Relu", "Sigmoid", "Sign",
-    "Sin", "Sqrt", "Sub", "Tanh", "Where",
+    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "QuantizeLinear", "Reciprocal", "Relu", "Sigmoid",
+    "Sign", "Sin", "Sqrt", "Sub", "Tanh", "Where",
 }  # fmt: skip
 REDUCTIONS = {"ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 PRODUCTS = {"Conv", "ConvTranspose", "FusedMatMul", "Gemm"}
