@@ -192,7 +192,8 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
     crossing = crossing_bytes(graph)
 
     def divide(start: int, end: int) -> list[int]:
-        """Where cuts belong between `start` and `end`."""
+        """Where cuts belong between `start` and `end`: at repeats, and at repeats within a repeat, such as the parts of
+        a layer within blocks."""
         run_start, period, count, slack = longest_repeat(signatures[start:end])
         if period * (count - 1) < LEAST_SAVING:
             return inner_cuts(start, end)
