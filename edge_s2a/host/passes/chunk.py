@@ -17,7 +17,7 @@ SCALAR = TensorType(np.dtype(np.int64), (1,))
 COUNTS = (2, 3, 4, 6, 8)
 # A finer division must save this much, relative to what the whole graph needs, at the batches together.
 WORTHWHILE = 0.02
-# What the engine keeps for a node, and for a graph beside its nodes: `edge-s2a plan` of DeiT-Tiny, 33 graphs against 13.
+# What the engine keeps for a node, and for a graph beside its nodes (DeiT-Tiny planned with 33 graphs and with 13).
 NODE_BYTES = 4500
 GRAPH_BYTES = 180_000
 
