@@ -15,7 +15,7 @@ from edge_s2a.host.segment import segment
 
 SCALAR = TensorType(np.dtype(np.int64), (1,))
 COUNTS = (2, 3, 4, 6, 8)
-# A finer division must save this much, relative to what the whole graph needs, at the batches together.
+# A finer division must save this share of what training the whole graph needs.
 WORTHWHILE = 0.02
 # What the engine keeps for a node, and for a graph beside its nodes (DeiT-Tiny planned with 33 graphs and with 13).
 NODE_BYTES = 4500
@@ -37,22 +37,23 @@ class Choice(NamedTuple):
 
 
 def chunk(graphs: dict[str, Graph], weights: dict[str, np.ndarray]) -> Chunked:
-    """Ensures that no tensor of a region (host/regions.py) is wider than some limit. What is live in a graph falls, at
-    batch 1 or 8, and does not rise at either; results are the same but for the order of some sums. The frozen weights
-    of a region are stored in parts, and all graphs read the same parts.
+    """Ensures that no tensor of a region (host/regions.py) is wider than some limit. What is live in a graph does not
+    rise at batch 1 or 8, and training at batch 8 needs less, what its graphs need to be loaded included. Results are
+    the same but for the order of some sums. The frozen weights of a region are stored in parts, and all graphs read
+    the same parts.
 
     A limit in bytes an image, rather than a count of parts a layer, leaves blocks that are alike alike, and narrow
     layers alone. graphs must hold "training". weights: the arrays that graphs may name as inputs.
     """
     choices = choices_of(graphs, set(weights))
     best = sunk(Chunked(graphs, {}))
-    whole, least = cost(best), float(len(BATCHES))
+    whole, least = cost(best), 1.0
     for limit in limits(choices):
         divided = sunk(apply(graphs, weights, choices, limit))
         needed = cost(divided)
         if any(new > old for new, old in zip(needed.live_bytes, whole.live_bytes, strict=True)):
             continue
-        share = sum(needed.training(place) / whole.training(place) for place in range(len(BATCHES)))
+        share = needed.training_bytes() / whole.training_bytes()
         if share < least - WORTHWHILE:
             best, least = divided, share
     return best._replace(graphs={name: remove_dead_code(merge_views(graph)) for name, graph in best.graphs.items()})
@@ -68,8 +69,9 @@ class Cost(NamedTuple):
     live_bytes: list[int]
     loaded_bytes: int
 
-    def training(self, place: int) -> int:
-        return self.live_bytes[place] + self.loaded_bytes
+    def training_bytes(self) -> int:
+        """At the largest of BATCHES."""
+        return self.live_bytes[len(BATCHES) - 1] + self.loaded_bytes
 
 
 def cost(chunked: Chunked) -> Cost:
