@@ -29,7 +29,7 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.budget import RUN_RESERVE_BYTES
 from edge_s2a.device.streaming import resident_bytes_of
 from edge_s2a.plan.arena import region_overhead, round_up, simulate
-from edge_s2a.plan.lifetimes import KINDS, Lifetime, from_json
+from edge_s2a.plan.lifetimes import KINDS, Lifetime, from_json, with_threads
 
 PROJECT = Path(__file__).parent.parent
 MIB = 1 << 20
@@ -57,9 +57,9 @@ def measure(path: Path, batch: int) -> dict:
     "start": time, "start_bytes", "region_bytes"}, times in s."""
     import edge_s2a.device.session as session
     from edge_s2a.device.memory import resident_bytes
-    from edge_s2a.device.runtime import load_for_training
+    from edge_s2a.device.runtime import load
 
-    runtime = load_for_training(path, BUDGET_BYTES, batch, "adamw", THREADS)
+    runtime = load(path, BUDGET_BYTES, batch, THREADS, "adamw")
     manifest = runtime.artifact.manifest
     image = np.ones((batch, 3, *manifest.preprocessing.image_size), np.float32)
     target = np.full((batch, manifest.num_classes), 1 / batch / manifest.num_classes, np.float32)
@@ -162,7 +162,7 @@ def plan_curves(lifetimes: list[Lifetime], batch: int, region_bytes: int, calls:
         nodes,
         mapped + live["weight"][nodes],
         live["saved"][nodes],
-        live["workspace"][nodes],
+        (live["workspace"] + live["segments"])[nodes],
         mapped + highest + region_overhead(region_bytes) + RUN_RESERVE_BYTES,
     )
 
@@ -252,7 +252,7 @@ def main() -> None:
     measured = measure_apart(options.artifact, batch)
     artifact = Artifact(options.artifact)
     manifest = artifact.manifest
-    graphs = from_json(artifact.read(PLAN), str(options.artifact))
+    graphs = with_threads(from_json(artifact.read(PLAN), str(options.artifact)), THREADS)
     calls = calls_of(artifact)
     curves = plan_curves(graphs["training"].lifetimes, batch, measured["region_bytes"], calls)
     measured_nodes = np.interp(
