@@ -269,10 +269,14 @@ def add_threads(parser) -> None:
     parser.add_argument("--threads", type=positive(int), help="of the engine; default: physical cores")
 
 
-def threads_of(options) -> int:
+def start_threads(options) -> int:
+    """The number of the engine's threads, which all graphs of this process share from now on."""
     from edge_s2a.device.runtime import default_threads
+    from edge_s2a.device.session import share_threads
 
-    return options.threads or default_threads()
+    threads = options.threads or default_threads()
+    share_threads(threads)
+    return threads
 
 
 def add_plan(verbs) -> None:
@@ -287,7 +291,7 @@ def plan(options) -> int:
     from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
 
     memory = plan_memory(
-        options.artifact, parse_budget(options.memory_budget), options.batch_size, threads_of(options),
+        options.artifact, parse_budget(options.memory_budget), options.batch_size, start_threads(options),
         options.optimizer,
     )  # fmt: skip
     result = {
@@ -328,7 +332,7 @@ def add_check(verbs) -> None:
 def check(options) -> int:
     from edge_s2a.device import selfcheck
 
-    result = selfcheck.check(options.artifact, threads_of(options))
+    result = selfcheck.check(options.artifact, start_threads(options))
     show(
         options,
         result,
@@ -379,7 +383,7 @@ def train(options) -> int:
         data=options.data,
         output=options.output,
         memory_budget_bytes=parse_budget(options.memory_budget),
-        threads=threads_of(options),
+        threads=start_threads(options),
         val_data=options.val_data,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -431,7 +435,7 @@ def evaluate(options) -> int:
     from edge_s2a.device.data import open_dataset
 
     runtime, classes = evaluation.load_adapted(
-        options.artifact, options.adapter, parse_budget(options.memory_budget), threads_of(options)
+        options.artifact, options.adapter, parse_budget(options.memory_budget), start_threads(options)
     )
     dataset = open_dataset(options.data, "val", classes, runtime.artifact.manifest.num_classes)
     result = evaluation.evaluate(runtime, dataset)
@@ -463,7 +467,7 @@ def predict(options) -> int:
     from edge_s2a.device.available import parse_budget
 
     runtime, classes = evaluation.load_adapted(
-        options.artifact, options.adapter, parse_budget(options.memory_budget), threads_of(options)
+        options.artifact, options.adapter, parse_budget(options.memory_budget), start_threads(options)
     )
     results, unreadable = evaluation.predict(runtime, options.images, classes, options.top)
     if options.json:

@@ -20,7 +20,7 @@ from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
 CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
-_pool_sizes: list[int] = []  # of the threads that all graphs share, once there are any: the engine makes them once
+_shared_threads: list[int] = []  # how many all graphs of this process share; empty where each graph has its own
 
 
 class StepResult(NamedTuple):
@@ -46,6 +46,17 @@ def limit_arena(arena_bytes: int) -> None:
         }
     )
     onnxruntime.create_and_register_allocator(memory, configuration)
+
+
+def share_threads(threads: int) -> None:
+    """Makes all graphs of this process share `threads` threads, where the engine can: onnxruntime 1.19 cannot.
+
+    Afterwards it refuses any session with threads of its own, so this is for a process that is all ours, before its
+    first Engine.
+    """
+    if hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+        onnxruntime.set_global_thread_pool_sizes(threads, 1)
+        _shared_threads.append(threads)
 
 
 class Step(NamedTuple):
@@ -173,7 +184,7 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
-    if _shares_threads(threads):
+    if _shared_threads:
         options.use_per_session_threads = False
     else:
         options.intra_op_num_threads = threads
@@ -188,15 +199,6 @@ def _session(artifact: Artifact, member: str, threads: int):
             f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "
             "install onnxruntime 1.19 or newer, or pack the model anew"
         ) from error
-
-
-def _shares_threads(threads: int) -> bool:
-    """Whether the graphs of this process share that many threads: not in onnxruntime 1.19, nor after a first use with
-    another number."""
-    if not _pool_sizes and hasattr(onnxruntime, "set_global_thread_pool_sizes"):
-        onnxruntime.set_global_thread_pool_sizes(threads, 1)
-        _pool_sizes.append(threads)
-    return _pool_sizes == [threads]
 
 
 def _share(array: np.ndarray):

@@ -9,7 +9,7 @@ from edge_s2a.artifact.program import Call, last_readers
 from edge_s2a.host.liveness import plan_program
 from edge_s2a.host.package import adapt, build_graphs
 from edge_s2a.host.segment import longest_repeat, segment
-from edge_s2a.plan.arena import simulate
+from edge_s2a.plan.arena import live_peak
 from tests.conftest import SMALL_VIT, options_of
 
 MODELS = {
@@ -91,14 +91,15 @@ def test_what_passes_between_pieces_is_no_view_and_no_more_than_is_read(graphs):
                 assert value in graphs[name].outputs or (local not in views and readers[value] > index)
 
 
-def test_cutting_costs_no_memory(graphs):
-    """Within 3 per cent of the arena of the graph in one piece: a piece holds what it reads until it is done."""
+@pytest.mark.parametrize("batch", [1, 4])
+def test_cutting_costs_no_memory(graphs, batch):
+    """At most 3 per cent more is live than in one piece: a piece holds what it reads until it is done. Not the arena:
+    how best fit parts the memory of so small a graph is chance."""
     pieces, programs, _ = segment(graphs)
     for name, graph in graphs.items():
         one_call = [Call(0, graph.inputs, graph.outputs)]
-        whole = simulate(plan_program([graph], one_call).lifetimes, 4)
-        cut = simulate(plan_program(pieces, programs[name]).lifetimes, 4)
-        assert cut.arena_bytes <= 1.03 * whole.arena_bytes
+        whole = live_peak(plan_program([graph], one_call).lifetimes, batch)
+        assert live_peak(plan_program(pieces, programs[name]).lifetimes, batch) <= 1.03 * whole
 
 
 def test_equal_blocks_are_one_piece():
