@@ -19,7 +19,6 @@ MODELS = {
     # A ReLU's input that rounds to the other side of zero moves single values.
     "resnet": ("resnet18", {}, 64, 5e-3),
     "mobilenetv2": ("mobilenetv2_035", {"pad_type": "same"}, 64, 5e-3),
-    "mobilenetv3, depthwise 5x5": ("mobilenetv3_small_050", {}, 64, 5e-3),
 }
 
 
