@@ -54,6 +54,14 @@ def run_measured(*arguments, python=sys.executable, cwd=PROJECT, timeout=300) ->
     return Finished(done.returncode, done.stdout, "\n".join(lines)), int(last)
 
 
+def metrics_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def step_losses(run: Path) -> list[float]:
+    return [line["loss"] for line in metrics_of(run) if line["kind"] == "step"]
+
+
 def assert_refused(finished: Finished, exit_code: int, *parts: str) -> None:
     """One message that names `parts`, nothing else: no traceback, nothing on standard output."""
     assert finished.returncode == exit_code, finished.stderr

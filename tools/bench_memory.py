@@ -33,9 +33,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from records import PROJECT, append_record, read_records, run_verb
 from rivals.task import BATCH, CLASSES, LEARNING_RATE, STEPS, THREADS
 
-PROJECT = Path(__file__).parent.parent
 RIVALS = PROJECT / "tools" / "rivals"
 WORK = PROJECT / "build" / "memory"
 MIB = 1 << 20
@@ -209,12 +209,10 @@ def measure(model: str, method: str) -> dict:
 
 def read_results(path: Path) -> dict[tuple[str, str], dict]:
     """(model, method) -> the record of its measurement."""
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {(record["model"], record["method"]): record for record in records}
+    return {(record["model"], record["method"]): record for record in read_records(path)}
 
 
 def run(options: argparse.Namespace) -> None:
-    options.results.parent.mkdir(parents=True, exist_ok=True)
     patterns = options.methods.split(",")
     methods = [method for method in METHODS if any(fnmatch.fnmatch(method, pattern) for pattern in patterns)]
     for method in [method for method in methods if method.startswith("bias:")]:
@@ -227,8 +225,7 @@ def run(options: argparse.Namespace) -> None:
                 continue
             record = {"model": model, "method": method} | measure(model, method)
             record["date"] = str(datetime.date.today())
-            with options.results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_record(options.results, record)
             print(f"{model} {method}: {cell(record)} {record.get('error', '')}", flush=True)
 
 
@@ -269,19 +266,10 @@ def table(options: argparse.Namespace) -> None:
                 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    for function in (run, table):
-        verb = verbs.add_parser(function.__name__)
-        verb.set_defaults(function=function)
-        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / "memory.jsonl")
-        if function is run:
-            verb.add_argument("--models", default=",".join(MODELS))
-            verb.add_argument("--methods", default="*", help="patterns with * and ?, separated by commas")
-    options = parser.parse_args()
-    options.function(options)
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--methods", default="*", help="patterns with * and ?, separated by commas")
 
 
 if __name__ == "__main__":
-    main()
+    run_verb(__doc__, "memory.jsonl", run, table, add_run_options)

@@ -6,18 +6,12 @@ Levels are fitted and bits allocated on 16 images of FOLDER; errors are measured
 relative distance of the whole gradient, mean bits of a coded value. Rows `only ...` code the tensors of one operator.
 """
 
-import argparse
-from pathlib import Path
-
 import numpy as np
-import torch
+from whole_gradient import adapt_by, model_parser, whole_gradient
 
-from edge_s2a.host.adapters.inject import parse_adapter
 from edge_s2a.host.calibration import calibration_images
-from edge_s2a.host.capture import loss_and_gradients, observe_saved_tensors
+from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized, random_target
-from edge_s2a.host.model import parse_model_kwargs
-from edge_s2a.host.package import Options, adapt
 from edge_s2a.host.quantize.allocate import choose_scheme
 from edge_s2a.host.quantize.saved import mean_bits, with_bits
 
@@ -26,22 +20,8 @@ IMAGES = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--adapter", default="bias")
-    parser.add_argument("--model-kwargs", nargs="*", default=[])
-    parser.add_argument("--mean", type=float, nargs=3)
-    parser.add_argument("--std", type=float, nargs=3)
-    arguments = parser.parse_args()
-    adapted = adapt(
-        Options(
-            arguments.model, CLASSES, weights=arguments.weights, adapter_kinds=parse_adapter(arguments.adapter),
-            model_kwargs=parse_model_kwargs(arguments.model_kwargs), mean=arguments.mean, std=arguments.std,
-            saved_bits="32", weight_format="fp32",
-        )
-    )  # fmt: skip
+    arguments = model_parser(__doc__, needs_weights=False).parse_args()
+    adapted = adapt_by(arguments, CLASSES, "fp32")
     preprocessing = adapted.preprocessing
     pixels = calibration_images(arguments.images, 2 * IMAGES, preprocessing, 0)
     target = random_target(IMAGES, CLASSES, 0)
@@ -49,8 +29,7 @@ def main() -> None:
     observed = observe_saved_tensors(adapted.model, adapted.adapter, (3, *preprocessing.image_size))
 
     def gradient(scheme) -> np.ndarray:
-        gradients = loss_and_gradients(adapted.model, adapted.adapter, judging, target, scheme)[2:]
-        return torch.cat([gradient.flatten() for gradient in gradients]).numpy()
+        return whole_gradient(adapted, judging, target, scheme).numpy()
 
     exact_scheme = with_bits(observed, 32)
     exact = gradient(exact_scheme)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnx
 
 from edge_s2a.artifact.archive import PLAN, PROGRAM, WEIGHTS, Artifact, graph_member
+from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.budget import RUN_RESERVE_BYTES
@@ -130,7 +130,7 @@ class Curves(NamedTuple):
 def calls_of(artifact: Artifact) -> Calls:
     program = program_from_json(artifact.read(PROGRAM), artifact.graph_count, str(artifact.path))["training"]
     graphs = {call.graph: artifact.read(graph_member(call.graph)) for call in program}
-    nodes = {number: len(onnx.load_from_string(bytes(graph)).graph.node) for number, graph in graphs.items()}
+    nodes = {number: len(read_onnx_graph(graph).nodes) for number, graph in graphs.items()}
     mapping = artifact.map(WEIGHTS)
     weights, _ = decode(mapping, str(artifact.path))
     read: dict[str, np.ndarray] = {}

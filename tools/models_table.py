@@ -24,7 +24,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-PROJECT = Path(__file__).parent.parent
+from records import PROJECT, append_record, read_records, run_verb
+
 CLASSES = 10
 MODELS = """
 vit_tiny_patch16_224 vit_base_patch32_224 deit_tiny_patch16_224 deit3_small_patch16_224 vit_wee_patch16_reg1_gap_256
@@ -139,26 +140,20 @@ def last_exception(stderr: str) -> str:
     return " ".join(" ".join(lines[code[-1] + 1 :] if code else lines).split())
 
 
-def read_results(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run(options: argparse.Namespace) -> None:
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    done = {record["model"] for record in read_results(options.results)}
+    done = {record["model"] for record in read_records(options.results)}
     for model in options.models or MODELS:
         if model in done:
             continue
         record = {"model": model, "adapter": options.adapter} | measure_apart(model, options.adapter)
         if "no sequence of blocks" in record.get("failure", "") or "grid" in record.get("failure", ""):
             record = {"model": model, "adapter": FALLBACK} | measure_apart(model, FALLBACK)
-        with options.results.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(options.results, record)
         print(json.dumps(record), flush=True)
 
 
 def table(options: argparse.Namespace) -> None:
-    records = read_results(options.results)
+    records = read_records(options.results)
     working = [record for record in records if record.get("ok")]
     print("| model | input | adapter | trained | torch | 4 bits | cosine | saved | peak | pack |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -176,19 +171,10 @@ def table(options: argparse.Namespace) -> None:
             print(f"- {record['model']}: {record.get('failure') or 'the golden step deviates'}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    for function in (run, table):
-        verb = verbs.add_parser(function.__name__)
-        verb.set_defaults(function=function)
-        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / "models.jsonl")
-        if function is run:
-            verb.add_argument("models", nargs="*")
-            verb.add_argument("--adapter", default="bias+prompt+side+lowrank")
-    options = parser.parse_args()
-    options.function(options)
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--adapter", default="bias+prompt+side+lowrank")
 
 
 if __name__ == "__main__":
-    main()
+    run_verb(__doc__, "models.jsonl", run, table, add_run_options)

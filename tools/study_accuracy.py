@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from few_shot_split import link, split_class
+from records import PROJECT, append_record, read_records, run_verb
 
 from edge_s2a.device.data import load_pixels, open_dataset
 from edge_s2a.device.schedule import learning_rate
@@ -43,7 +44,6 @@ from edge_s2a.host.capture import soft_cross_entropy
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.model import classifier_names, create_model, preprocessing_of
 
-PROJECT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
 WORK = PROJECT / "build" / "study"
 MODELS = {
@@ -197,14 +197,10 @@ def train_on_device(model_key: str, data: str, method: str, purpose: str, lr: fl
 # -- the study -----------------------------------------------------------------------------------------
 
 
-def read_results(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def result_of(path: Path, pair: str, purpose: str, method: str, lr: float, seed: int, threads: int) -> dict:
     """The record of a run, which is made if there is none yet."""
     key = {"pair": pair, "method": method, "purpose": purpose, "lr": lr, "seed": seed}
-    for record in read_results(path):
+    for record in read_records(path):
         if all(record[name] == value for name, value in key.items()):
             return record
     started = time.monotonic()
@@ -214,9 +210,7 @@ def result_of(path: Path, pair: str, purpose: str, method: str, lr: float, seed:
         else train_on_device(*pair.split("/"), method, purpose, lr, seed, threads)
     )
     record = key | measured | {"seconds": time.monotonic() - started, "date": str(datetime.date.today())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append_record(path, record)
     print(f"{pair} {method} {purpose} lr {lr} seed {seed}: {100 * record['accuracy']:.1f} %", flush=True)
     return record
 
@@ -255,7 +249,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    records = [record for record in read_results(options.results) if record["purpose"] == "result"]
+    records = [record for record in read_records(options.results) if record["purpose"] == "result"]
     for pair in PAIRS:
         runs: dict[tuple[str, float], list[dict]] = {}
         for record in records:
@@ -282,22 +276,13 @@ def mean_accuracy(records: list[dict]) -> float:
     return statistics.mean(record["accuracy"] for record in records)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
-    for function in (run, table):
-        verb = verbs.add_parser(function.__name__)
-        verb.set_defaults(function=function)
-        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / "accuracy.jsonl")
-        if function is run:
-            verb.add_argument("--pairs", default=",".join(PAIRS))
-            verb.add_argument("--methods", required=True)
-            verb.add_argument("--seeds", default="0,1,2")
-            verb.add_argument("--lr", type=float, help="instead of choosing one")
-            verb.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    options.function(options)
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pairs", default=",".join(PAIRS))
+    parser.add_argument("--methods", required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--lr", type=float, help="instead of choosing one")
+    parser.add_argument("--threads", type=int, default=1)
 
 
 if __name__ == "__main__":
-    main()
+    run_verb(__doc__, "accuracy.jsonl", run, table, add_run_options)

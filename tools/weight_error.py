@@ -8,19 +8,17 @@ their labels, nothing coded; accuracy on val of the nearest class mean of the mo
 train.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+from whole_gradient import adapt_by, model_parser, whole_gradient
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data import load_pixels, open_dataset
-from edge_s2a.host.adapters.inject import parse_adapter
-from edge_s2a.host.capture import loss_and_gradients, observe_saved_tensors
+from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized
-from edge_s2a.host.model import parse_model_kwargs
-from edge_s2a.host.package import Adapted, Options, adapt
+from edge_s2a.host.package import Adapted
 from edge_s2a.host.quantize.saved import with_bits
 from edge_s2a.host.weights import WEIGHT_FORMATS, is_product_weight, named_constants
 
@@ -29,34 +27,17 @@ BATCH = 16
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--adapter", default="bias")
-    parser.add_argument("--model-kwargs", nargs="*", default=[])
-    parser.add_argument("--mean", type=float, nargs=3)
-    parser.add_argument("--std", type=float, nargs=3)
-    arguments = parser.parse_args()
+    arguments = model_parser(__doc__, needs_weights=True).parse_args()
     classes = len([path for path in (arguments.images / "train").iterdir() if path.is_dir()])
 
-    def adapted_with(weight_format: str) -> Adapted:
-        return adapt(
-            Options(
-                arguments.model, classes, weights=arguments.weights, adapter_kinds=parse_adapter(arguments.adapter),
-                model_kwargs=parse_model_kwargs(arguments.model_kwargs), mean=arguments.mean, std=arguments.std,
-                saved_bits="32", weight_format=weight_format,
-            )
-        )  # fmt: skip
-
-    exact = adapted_with("fp32")
+    exact = adapt_by(arguments, classes, "fp32")
     shots, validation = (labelled(arguments.images, part, classes, exact.preprocessing) for part in ("train", "val"))
     chosen = np.linspace(0, len(shots[1]) - 1, GRADIENT_IMAGES).astype(int)
     judging = normalized(shots[0][chosen], exact.preprocessing), torch.eye(classes)[shots[1][chosen]] / GRADIENT_IMAGES
     exact_weights, exact_gradient = product_weights(exact), gradient(exact, *judging)
     print("| weights | bits | error of weights | cosine | error of gradient | class means |\n|---|---|---|---|---|---|")
     for weight_format in WEIGHT_FORMATS:
-        rounded = adapted_with(weight_format)
+        rounded = adapt_by(arguments, classes, weight_format)
         bits = stored_bits(rounded)
         error = relative_error(product_weights(rounded), exact_weights)
         found = gradient(rounded, *judging)
@@ -92,8 +73,7 @@ def stored_bits(adapted: Adapted) -> float:
 def gradient(adapted: Adapted, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The gradients of all adapter tensors, (values,)."""
     observed = observe_saved_tensors(adapted.model, adapted.adapter, tuple(image.shape[1:]))
-    gradients = loss_and_gradients(adapted.model, adapted.adapter, image, target, with_bits(observed, 32))[2:]
-    return torch.cat([part.flatten() for part in gradients])
+    return whole_gradient(adapted, image, target, with_bits(observed, 32))
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:

@@ -1,29 +1,16 @@
 """The memory budget is kept: fresh processes, their peak read from outside, against budget and prediction."""
 
-import json
-
 import numpy as np
 import pytest
 
-from tests.conftest import assert_refused, run_command, run_measured
+from tests.budget.conftest import OPTIONS, train_arguments
+from tests.conftest import assert_refused, run_command, run_measured, step_losses
 
 MIB = 1 << 20
-OPTIONS = ["--batch-size", 16, "--threads", 2]
 
 
-def train(artifact, data, run, budget, *options):
-    return run_measured(
-        "train", artifact, "--data", data, "--val-data", data, "--output", run, "--epochs", 1,
-        "--memory-budget", budget, *OPTIONS, *options, "--json",
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def floor(deit_artifact):
-    """The smallest budget that `plan` promises to accept."""
-    plan = run_command("plan", deit_artifact, "--memory-budget", "1GiB", *OPTIONS, "--json").json
-    assert plan["feasible"]
-    return plan["minimum_budget_bytes"]
+def train(*arguments):
+    return run_measured(*train_arguments(*arguments))
 
 
 @pytest.mark.parametrize("above_floor_mib", [0, 20, 50, 90, 200])
@@ -84,8 +71,7 @@ def test_the_result_does_not_depend_on_the_budget(deit_artifact, photo_folder, t
         done, _ = train(deit_artifact, photo_folder, tmp_path / name, budget)
         assert done.returncode == 0, done.stderr
         sizes.append(done.json["micro_batch_size"])
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        losses.append([line["loss"] for line in lines if line["kind"] == "step"])
+        losses.append(step_losses(tmp_path / name))
     assert sizes[0] <= 2
     assert sizes[1] == 16
     # float32 sums in another order, and codes that tip into the next level after an update.

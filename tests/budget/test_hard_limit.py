@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import PROJECT, Finished, run_command
+from tests.budget.conftest import train_arguments
+from tests.conftest import PROJECT, Finished, step_losses
 
 MIB = 1 << 20
-OPTIONS = ["--batch-size", 16, "--threads", 2]
 
 
 def run_limited(limit_bytes, *command) -> tuple[Finished, dict]:
@@ -33,23 +33,8 @@ def edge_s2a(*arguments) -> list:
     return [sys.executable, "-m", "edge_s2a", *arguments]
 
 
-def train_command(artifact, data, run, budget, *options) -> list:
-    return edge_s2a(
-        "train", artifact, "--data", data, "--val-data", data, "--output", run, "--epochs", 1, "--memory-budget",
-        budget, *OPTIONS, *options, "--json",
-    )  # fmt: skip
-
-
-def losses(run) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if line["kind"] == "step"]
-
-
-@pytest.fixture(scope="module")
-def floor(deit_artifact):
-    """The smallest budget that `plan` promises to accept."""
-    plan = run_command("plan", deit_artifact, "--memory-budget", "1GiB", *OPTIONS, "--json").json
-    return plan["minimum_budget_bytes"]
+def train_command(*arguments) -> list:
+    return edge_s2a(*train_arguments(*arguments))
 
 
 def test_the_limit_is_hard():
@@ -129,4 +114,4 @@ def test_training_steps_down_when_another_process_takes_the_memory(deit_artifact
     assert done.json["micro_batch_size"] < calm.json["micro_batch_size"]
     assert done.json["budget_bytes"] < budget
     # float32 sums in another order, and codes that tip into the next level after an update.
-    np.testing.assert_allclose(losses(tmp_path / "scarce"), losses(tmp_path / "calm"), rtol=2e-3)
+    np.testing.assert_allclose(step_losses(tmp_path / "scarce"), step_losses(tmp_path / "calm"), rtol=2e-3)

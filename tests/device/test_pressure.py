@@ -1,12 +1,11 @@
 """Memory becomes scarce while training: it ends with a checkpoint, and goes on from there to the same result."""
 
-import json
 import subprocess
 import sys
 
 import numpy as np
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, metrics_of, step_losses
 
 MIB = 1 << 20
 # In a process of its own, for a run limits the engine's arena. This model is too small to be run in less: that memory
@@ -36,24 +35,16 @@ def train(artifact, data, run, budget, resume, steps) -> str:
     return done.stdout.strip()
 
 
-def lines(run) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(run) -> list[float]:
-    return [line["loss"] for line in lines(run) if line["kind"] == "step"]
-
-
 def test_it_ends_with_a_checkpoint_and_resumes_to_the_same_losses(small_artifact, image_folder, tmp_path):
     calm, scarce = tmp_path / "calm", tmp_path / "scarce"
     assert train(small_artifact, image_folder, calm, 400 * MIB, "new", 1000) == "done"
 
     ended = train(small_artifact, image_folder, scarce, 400 * MIB, "new", 3)
     assert ended.startswith(f"{300 * MIB} memory has become scarce")
-    assert len(losses(scarce)) == 4
-    assert lines(scarce)[-1]["kind"] == "pressure"
-    assert lines(scarce)[-1]["budget_bytes"] == 300 * MIB
+    assert len(step_losses(scarce)) == 4
+    assert metrics_of(scarce)[-1]["kind"] == "pressure"
+    assert metrics_of(scarce)[-1]["budget_bytes"] == 300 * MIB
 
     assert train(small_artifact, image_folder, scarce, 300 * MIB, "resume", 1000) == "done"
     # The same micro-batches: bit for bit.
-    np.testing.assert_array_equal(losses(scarce), losses(calm))
+    np.testing.assert_array_equal(step_losses(scarce), step_losses(calm))

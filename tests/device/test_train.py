@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact import tensors
-from tests.conftest import PROJECT, run_command
+from tests.conftest import PROJECT, metrics_of, run_command
 
 OPTIONS = ["--memory-budget", "300MiB", "--batch-size", 8, "--lr", 5e-3, "--threads", 1]
 
@@ -43,7 +43,7 @@ def test_training_learns_and_says_so(finished_run):
 
 def test_metrics_are_json_lines(finished_run):
     run, summary = finished_run
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = metrics_of(run)
     steps = [line for line in lines if line["kind"] == "step"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert [line["step"] for line in steps] == list(range(1, 25))

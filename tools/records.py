@@ -1,0 +1,36 @@
+"""What the tools that measure and tabulate share: their two verbs, and records that are kept as JSON lines."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def run_verb(
+    description: str, results: str, run: Verb, table: Verb, add_run_options: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """The command line `run` and `table`, both with --results, a file of docs/studies by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    for function in (run, table):
+        verb = verbs.add_parser(function.__name__)
+        verb.set_defaults(function=function)
+        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / results)
+        if function is run:
+            add_run_options(verb)
+    options = parser.parse_args()
+    options.function(options)
+
+
+def read_records(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append_record(path: Path, record: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
