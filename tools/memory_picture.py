@@ -28,7 +28,7 @@ from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.budget import RUN_RESERVE_BYTES
 from edge_s2a.device.streaming import resident_bytes_of
-from edge_s2a.plan.arena import region_overhead, round_up, simulate
+from edge_s2a.plan.arena import live_bytes, region_overhead, simulate
 from edge_s2a.plan.lifetimes import KINDS, Lifetime, from_json, with_threads
 
 PROJECT = Path(__file__).parent.parent
@@ -141,19 +141,11 @@ def calls_of(artifact: Artifact) -> Calls:
     return Calls(np.cumsum([nodes[call.graph] for call in program]), np.array(weight_bytes))
 
 
-def live_bytes(lifetimes: list[Lifetime], batch: int, kind: str) -> np.ndarray:
-    """int64 (nodes,): bytes of the buffers of a kind that exist while each node runs."""
-    change = np.zeros(max(life.last for life in lifetimes) + 2, np.int64)
-    for life in lifetimes:
-        if life.kind == kind:
-            size = round_up(life.size(batch))
-            change[life.first] += size
-            change[life.last + 1] -= size
-    return np.cumsum(change)[:-1]
-
-
 def plan_curves(lifetimes: list[Lifetime], batch: int, region_bytes: int, calls: Calls) -> Curves:
-    live = {kind: live_bytes(lifetimes, batch, kind) for kind in KINDS}
+    count = 1 + max(life.last for life in lifetimes)
+    live = {
+        kind: np.array(live_bytes([life for life in lifetimes if life.kind == kind], batch, count)) for kind in KINDS
+    }
     nodes = np.unique(np.linspace(0, len(live["saved"]) - 1, POINTS).astype(np.int64))
     started = [[life for life in lifetimes if life.first <= node] for node in nodes]
     highest = np.array([simulate(some, batch, region_bytes).arena_bytes if some else 0 for some in started])

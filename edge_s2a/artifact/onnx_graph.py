@@ -98,7 +98,8 @@ def _read_type(buffer: bytes) -> OnnxType:
 
 
 def _only(buffer: bytes, wanted: int) -> bytes:
-    return next(iter([value for field, value in _fields(buffer) if field == wanted][:1] or [b""]))
+    found = [value for field, value in _fields(buffer) if field == wanted]
+    return found[0] if found else b""
 
 
 def _fields(buffer: bytes) -> Iterator[tuple[int, int | bytes]]:

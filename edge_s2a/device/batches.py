@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data import NO_LIMIT, Dataset, load_pixels, normalize
+from edge_s2a.device.data import Dataset, load_pixels, normalize
 from edge_s2a.device.loader import stream
 from edge_s2a.device.session import Engine, StepResult
 from edge_s2a.errors import ArenaExhausted
@@ -16,7 +16,7 @@ def read_batches(
     order: Iterable[int],
     preprocessing: Preprocessing,
     batch: np.ndarray,
-    decode_limit_bytes: int = NO_LIMIT,
+    decode_limit_bytes: int,
 ) -> Iterator[list[int]]:
     """Fills `batch`, float32 (micro-batch, 3, height, width), with the readable images of `order`, again and again;
     yields their indices, of which there may be fewer the last time."""

@@ -23,7 +23,7 @@ from edge_s2a.plan.arena import (
 from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
 
-# Decoding one image of up to a million pixels: Pillow's image, its RGB copy, the resized one.
+# Decoding one image: data.decode_bytes says what it takes.
 DECODE_RESERVE_BYTES = 6 * MIB
 # Thread stacks, the engine's frames, growth of Python's heap during a run: measured up to 2 MiB.
 RUN_RESERVE_BYTES = 2 * MIB

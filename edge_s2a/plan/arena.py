@@ -8,6 +8,7 @@ not always monotonically: the simulation is told the size that the engine will b
 """
 
 import bisect
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -140,16 +141,17 @@ def region_overhead(region_bytes: int) -> int:
 
 def live_peak(lifetimes: list[Lifetime], batch: int) -> int:
     """The most bytes live at any node: no allocator can do with less. Bounds `simulate` from below."""
-    events: dict[int, int] = {}
+    return max(live_bytes(lifetimes, batch, 1 + max(life.last for life in lifetimes)))
+
+
+def live_bytes(lifetimes: list[Lifetime], batch: int, nodes: int) -> list[int]:
+    """Bytes that are live while each of `nodes` nodes runs."""
+    changes = [0] * (nodes + 1)
     for life in lifetimes:
         size = round_up(life.size(batch))
-        events[life.first] = events.get(life.first, 0) + size
-        events[life.last + 1] = events.get(life.last + 1, 0) - size
-    live = peak = 0
-    for node in sorted(events):
-        live += events[node]
-        peak = max(peak, live)
-    return peak
+        changes[life.first] += size
+        changes[life.last + 1] -= size
+    return list(itertools.accumulate(changes[:-1]))
 
 
 def largest_batch(fits: Callable[[int], bool], limit: int) -> int:

@@ -17,7 +17,7 @@ from edge_s2a.artifact.onnx_graph import OnnxGraph, OnnxNode, OnnxType, read_onn
 from edge_s2a.artifact.program import Call, Program, last_readers
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.errors import CheckError, UserError
-from edge_s2a.plan.arena import round_up, simulate
+from edge_s2a.plan.arena import live_bytes, round_up, simulate
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
 
 MAY_OVERWRITE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
@@ -58,7 +58,9 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
             continue
         least, most = needed_lifetimes(calls, graphs), naive_lifetimes(calls, graphs)
         for batch in BATCHES:
-            needed, planned, naive = (live_bytes(lives, count, batch) for lives in (least, plan.lifetimes, most))
+            needed, planned, naive = (
+                np.array(live_bytes(lives, batch, count)) for lives in (least, plan.lifetimes, most)
+            )
             for wrong, text in (
                 (planned < needed, "fewer than are needed"),
                 (planned > naive, "more than are used"),
@@ -67,15 +69,6 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
                     node = int(np.flatnonzero(wrong)[0])
                     errors.append(f"{planned[node]} bytes at node {node} of {name} with {batch} images, {text}")
     return errors
-
-
-def live_bytes(lifetimes: list[Lifetime], count: int, batch: int) -> np.ndarray:
-    """int64 (nodes,): bytes alive while each node runs."""
-    steps = np.zeros(count + 1, np.int64)
-    for life in lifetimes:
-        steps[life.first] += life.size(batch)
-        steps[life.last + 1] -= life.size(batch)
-    return np.cumsum(steps)[:-1]
 
 
 def needed_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
