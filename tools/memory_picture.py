@@ -27,7 +27,6 @@ from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.budget import RUN_RESERVE_BYTES
-from edge_s2a.device.streaming import resident_bytes_of
 from edge_s2a.plan.arena import live_bytes, region_overhead, simulate
 from edge_s2a.plan.lifetimes import KINDS, Lifetime, from_json, with_threads
 
@@ -131,13 +130,12 @@ def calls_of(artifact: Artifact) -> Calls:
     program = program_from_json(artifact.read(PROGRAM), artifact.graph_count, str(artifact.path))["training"]
     graphs = {call.graph: artifact.read(graph_member(call.graph)) for call in program}
     nodes = {number: len(read_onnx_graph(graph).nodes) for number, graph in graphs.items()}
-    mapping = artifact.map(WEIGHTS)
-    weights, _ = decode(mapping, str(artifact.path))
+    weights, _ = decode(artifact.map(WEIGHTS), str(artifact.path))
     read: dict[str, np.ndarray] = {}
     weight_bytes = []
     for call in program:
         read |= {name: weights[name] for name in call.inputs if name in weights}
-        weight_bytes.append(resident_bytes_of(list(read.values()), mapping))
+        weight_bytes.append(sum(array.nbytes for array in read.values()))
     return Calls(np.cumsum([nodes[call.graph] for call in program]), np.array(weight_bytes))
 
 

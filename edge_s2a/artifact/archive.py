@@ -5,6 +5,7 @@ So any ZIP tool opens it, and the device maps members in place.
 
 import hashlib
 import mmap
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -132,6 +133,17 @@ class Artifact:
         offset, size = self._extents[name]
         mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=offset)
         return np.frombuffer(mapped, np.uint8)
+
+    def read_into(self, name: str, offset: int, out: np.ndarray) -> None:
+        """Fills `out`, contiguous, with the member's bytes from `offset` on, which are not verified again. Raises
+        UserError if they cannot be read."""
+        start, _ = self._extents[name]
+        try:
+            count = os.preadv(self._file.fileno(), [out.reshape(-1).view(np.uint8)], start + offset)
+        except OSError as error:
+            raise UserError(f"cannot read {name} of {self.path}: {error.strerror or error}") from error
+        if count != out.nbytes:
+            raise UserError(f"{self.path} has become shorter while it was in use; copy or pack it anew")
 
     def member_bytes(self, name: str) -> int:
         return self._extents[name][1]

@@ -1,7 +1,7 @@
 """The engine: the only file that imports onnxruntime.
 
 Runs an artifact's programs call by call, each graph in the order in which the host wrote its nodes, with all buffers in
-one arena of fixed size, and reads frozen weights where they lie in the mapped file.
+one arena of fixed size, and reads frozen weights where they lie in the mapped file, or from a small buffer.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.program import PROGRAMS, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.adapters import check_shapes
-from edge_s2a.device.streaming import let_go, resident_bytes_of
+from edge_s2a.device.streaming import Placed, WeightStream, streamed_bytes
 from edge_s2a.errors import ArenaExhausted, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
@@ -66,27 +66,29 @@ class Step(NamedTuple):
     inputs: list[tuple[str, str]]  # (name within the graph, value)
     outputs: list[tuple[str, str]]
     done: list[str]  # values that no later step reads
+    streamed: list[Placed]  # weights to read into memory first
+    handles: dict  # of these
 
 
 class Engine:
     """The programs of an artifact, with the adapter's tensors as their live inputs."""
 
     def __init__(self, artifact: Artifact, threads: int, training: bool = True, stream_weights: bool = False):
-        """training=False leaves the training program out. stream_weights=True lets frozen weights go as soon as a
-        graph has read them. Raises UserError if the engine refuses a graph."""
+        """training=False leaves the training program out. stream_weights=True keeps only those frozen weights in memory
+        that one call reads. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
-        self.stream_weights = stream_weights
-        self._mapping = artifact.map(WEIGHTS)
-        weights, _ = decode(self._mapping, f"{WEIGHTS} of {artifact.path}")
-        self.weight_bytes = len(self._mapping)
+        mapping = artifact.map(WEIGHTS)
+        weights, _ = decode(mapping, f"{WEIGHTS} of {artifact.path}")
+        self.weight_bytes = len(mapping)
         constants, _ = decode(artifact.read(CONSTANTS), f"{CONSTANTS} of {artifact.path}")
         initial, _ = decode(artifact.read(ADAPTER), f"{ADAPTER} of {artifact.path}")
         check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
         self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
-        self._arrays = weights | constants | self.adapter  # what the engine reads must stay where it is
-        self._inputs = {name: _share(array) for name, array in self._arrays.items()}
+        lasting = constants | self.adapter if stream_weights else weights | constants | self.adapter
+        self._arrays = lasting  # what the engine reads must stay where it is
+        self._inputs = {name: _share(array) for name, array in lasting.items()}
         self._loss = _touched(())
         self._results = {LOSS: _share(self._loss)}
         if training:
@@ -95,18 +97,20 @@ class Engine:
 
         programs = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
         names = PROGRAMS if training else ("inference",)
-        used = sorted({call.graph for name in names for call in programs[name]})
+        calls = [call for name in names for call in programs[name]]
+        self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
+        self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
+        used = sorted({call.graph for call in calls})
         sessions = {number: _session(artifact, graph_member(number), threads) for number in used}
-        self._programs = {name: self._steps(programs[name], sessions, str(artifact.path)) for name in names}
-        self.streamed_weight_bytes = max(
-            resident_bytes_of([weights[name] for name in call.inputs if name in weights], self._mapping)
-            for program in names
-            for call in programs[program]
-        )
+        always = {*self._inputs, *weights}
+        self._programs = {name: self._steps(programs[name], always, sessions, str(artifact.path)) for name in names}
 
-    def _steps(self, calls: Program, sessions: dict[int, onnxruntime.InferenceSession], where: str) -> list[Step]:
+    def _steps(
+        self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession], where: str
+    ) -> list[Step]:
+        """always: the values that do not come from calls."""
         readers = last_readers(calls)
-        known = {*self._inputs, IMAGE, TARGET}
+        known = {*always, IMAGE, TARGET}
         steps = []
         for index, call in enumerate(calls):
             session = sessions[call.graph]
@@ -115,11 +119,13 @@ class Engine:
             agree = len(inputs) == len(call.inputs) and len(outputs) == len(call.outputs)
             if not agree or not known.issuperset(call.inputs):
                 raise UserError(f"{where}: program and graphs disagree; pack it anew")
-            done = [name for name in set(call.inputs) if name not in self._inputs and readers[name] == index]
+            done = [name for name in set(call.inputs) if name not in always and readers[name] == index]
             done += [name for name in call.outputs if name not in readers]
             known.update(call.outputs)
             pairs = list(zip(inputs, call.inputs, strict=True)), list(zip(outputs, call.outputs, strict=True))
-            steps.append(Step(session, *pairs, done))
+            streamed = self._stream.place(call) if self._stream else []
+            handles = {weight.name: _share(weight.array) for weight in streamed}
+            steps.append(Step(session, *pairs, done, streamed, handles))
         return steps
 
     def training_step(self, image: np.ndarray, target: np.ndarray) -> StepResult:
@@ -141,11 +147,14 @@ class Engine:
         values = self._inputs | {name: _share(array) for name, array in inputs.items()}
         try:
             for step in self._programs[program]:
+                if self._stream:
+                    self._stream.read(step.streamed)
+                    values |= step.handles
                 values |= _run_step(step, values, results)
                 for name in step.done:
                     del values[name]
-                if self.stream_weights:
-                    let_go(self._mapping)
+        except UserError:
+            raise
         except Exception as error:  # the engine's own exception types differ between its versions
             values.clear()  # for the error keeps this frame, and with it the arena's memory
             if "allocat" in str(error).lower() or "memory" in str(error).lower():

@@ -1,15 +1,17 @@
-"""Frozen weights that are let go once read: the same numbers in less memory."""
+"""Frozen weights that are read call by call: the same numbers in the memory of one call's weights."""
 
-import mmap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.archive import WEIGHTS, Artifact
+from edge_s2a.artifact.program import Call
+from edge_s2a.artifact.tensors import decode
 from edge_s2a.device import session
 from edge_s2a.device.session import Engine
-from edge_s2a.device.streaming import WINDOW_BYTES, address, resident_bytes_of
+from edge_s2a.device.streaming import ALIGNMENT, WeightStream, streamed_bytes
+from edge_s2a.errors import UserError
 
 
 def resident_of_file(path: Path) -> int:
@@ -30,7 +32,7 @@ def batch(deit_artifact):
     return image, np.eye(5, dtype=np.float32)[:1]
 
 
-def test_streamed_weights_give_the_same_step_and_leave_nothing(deit_artifact, batch, monkeypatch):
+def test_streamed_weights_give_the_same_step_and_nothing_of_the_file_is_mapped(deit_artifact, batch, monkeypatch):
     resident = []
     run_step = session._run_step
 
@@ -50,21 +52,33 @@ def test_streamed_weights_give_the_same_step_and_leave_nothing(deit_artifact, ba
     assert found.loss == expected.loss
     for name, array in expected.gradients.items():
         np.testing.assert_array_equal(found.gradients[name], array)
-    assert resident_of_file(deit_artifact) == 0
-    assert 0 < max(resident) <= engine.streamed_weight_bytes
-    assert engine.streamed_weight_bytes <= engine.weight_bytes
+    assert max(resident) == 0
+    assert 0 < engine.streamed_weight_bytes < engine.weight_bytes / 2
 
 
-def test_resident_bytes_are_whole_windows_within_the_mapping(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(bytes(5 * WINDOW_BYTES))
-    with open(path, "rb") as file:
-        mapping = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    first = -address(mapping) % WINDOW_BYTES  # where the first window begins
-    one = mapping[first + 10 : first + 20]
-    assert resident_bytes_of([one], mapping) == WINDOW_BYTES
-    assert resident_bytes_of([one, mapping[first + 30 : first + 40]], mapping) == WINDOW_BYTES
-    assert resident_bytes_of([one, mapping[first + 2 * WINDOW_BYTES :][:1]], mapping) == 2 * WINDOW_BYTES
-    across = mapping[first + WINDOW_BYTES - 5 : first + WINDOW_BYTES + 5]
-    assert resident_bytes_of([across], mapping) == 2 * WINDOW_BYTES
-    assert resident_bytes_of([mapping], mapping) == len(mapping)
+def test_the_buffer_holds_exactly_the_weights_of_the_call(deit_artifact):
+    artifact = Artifact(deit_artifact)
+    mapping = artifact.map(WEIGHTS)
+    weights, _ = decode(mapping, "weights")
+    names = list(weights)
+    calls = [Call(0, names[:3], []), Call(0, [*names[1:7], "image", names[1]], [])]
+    stream = WeightStream(artifact, weights, mapping, calls)
+    for call in calls:
+        placed = stream.place(call)
+        stream.read(placed)
+        assert {weight.name for weight in placed} == set(call.inputs) - {"image"}
+        for weight in placed:
+            assert weight.array.dtype == weights[weight.name].dtype
+            np.testing.assert_array_equal(weight.array, weights[weight.name])
+        total = sum(weight.array.nbytes for weight in placed)
+        assert total <= streamed_bytes(weights, call) < total + ALIGNMENT * len(placed)
+
+
+def test_a_file_that_became_shorter_is_one_clear_error(deit_artifact, tmp_path, batch):
+    path = tmp_path / "model.s2a"
+    path.write_bytes(deit_artifact.read_bytes())
+    engine = Engine(Artifact(path), 1, stream_weights=True)
+    with open(path, "r+b") as file:
+        file.truncate(4096)
+    with pytest.raises(UserError, match="has become shorter"):
+        engine.training_step(*batch)
