@@ -314,7 +314,7 @@ def plan(options) -> int:
             ("memory budget", f"{format_size(memory.budget_bytes):>12}"),
             ("smallest budget", f"{format_size(memory.minimum_budget_bytes):>12}"),
             ("micro-batch", micro_batch),
-            ("frozen weights", "let go once read" if memory.streams_weights else "stay in memory"),
+            ("frozen weights", "read when needed" if memory.streams_weights else "stay in memory"),
             ("predicted peak", f"{format_size(memory.predicted_peak_bytes):>12}"),
             *((f"  {name}", f"{format_size(size):>12}") for name, size in memory.parts.items()),
         ],

@@ -7,9 +7,11 @@ Each measurement is a fresh process that trains for three steps of AdamW on eigh
 and two threads. Its peak resident memory is the kernel's account of the whole process (VmHWM), read from outside; the
 peak of a process that only imports the same libraries is taken off for the column *above idle*. Methods:
 
-- `bias:BITS:WEIGHTS:whole` and `bias:BITS:WEIGHTS:least`: edge-s2a as a user runs it (`pack`, `plan`, `train` on
+- `bias:BITS:WEIGHTS:whole`, `bias:BITS:WEIGHTS:least`: edge-s2a as a user runs it (`pack`, `plan`, `train` on
   JPEGs), biases and head trained, the frozen weights in format WEIGHTS; once with a budget that lets the whole batch
-  run at once, and once with the smallest budget that `plan` names. Formats that `pack` does not know are skipped.
+  run at once, and once with the smallest budget that `plan` names.
+- `bias:4:int8:tenth`: within a tenth of what `torch:full` was measured to need.
+- `bias:4:int8:260MiB`, and so on: within that budget.
 - `torch:full`, `torch:checkpointing`, `torch:bias`, `peft:lora`: tools/rivals/torch_train.py says what they train.
 - `onnxruntime:full`, `onnxruntime:bias`: onnxruntime-training 1.19.2 from its own artifacts, in a process without
   torch. The model is exported in training mode, so BatchNorm takes the batch's statistics, with attention not fused.
@@ -48,8 +50,12 @@ MODELS = {
 }
 BITS_AND_WEIGHTS = (("32", "int8"), ("4", "fp32"), ("4", "int8"), ("4", "int4"))
 OURS = [f"bias:{bits}:{weights}:{budget}" for bits, weights in BITS_AND_WEIGHTS for budget in ("whole", "least")]
+OURS += ["bias:4:int8:tenth"]
+# Budgets that ViT-B/16 is to do with.
+OURS_OF_VIT = ["bias:4:int8:260MiB", "bias:4:int8:176MiB", "bias:4:int4:136MiB"]
 METHODS = [
-    "torch:full", "torch:checkpointing", "torch:bias", "peft:lora", "onnxruntime:full", "onnxruntime:bias", *OURS
+    "torch:full", "torch:checkpointing", "torch:bias", "peft:lora", "onnxruntime:full", "onnxruntime:bias",
+    *OURS, *OURS_OF_VIT,
 ]  # fmt: skip
 LARGE_BUDGET = "16GiB"
 # What an environment holds beside what its name says, and whether it sees this one's packages.
@@ -145,12 +151,6 @@ def images() -> Path:
     return folder
 
 
-@functools.cache
-def known_weight_formats() -> str:
-    """The help of `edge-s2a pack`, which lists them."""
-    return call("help", sys.executable, "-m", "edge_s2a", "pack", "--help").stdout
-
-
 def packed(model: str, bits: str, weights: str) -> Path:
     output = WORK / "artifacts" / f"{model}-{bits}-{weights}.s2a"
     if not output.exists():
@@ -160,21 +160,24 @@ def packed(model: str, bits: str, weights: str) -> Path:
     return output
 
 
-def measure_ours(model: str, bits: str, weights: str, budget: str) -> dict:
+def measure_ours(model: str, bits: str, weights: str, budget: str, torch_bytes: int | None) -> dict:
+    """torch_bytes: the peak of torch:full, for a tenth of it."""
+    if budget == "tenth" and torch_bytes is None:
+        raise Failure("planning", "torch:full has not been measured")
     artifact = packed(model, bits, weights)
     command = [sys.executable, "-m", "edge_s2a"]
     options = ["--json", "--batch-size", BATCH, "--threads", THREADS, "--memory-budget"]
     least = json.loads(call("planning", *command, "plan", artifact, *options, LARGE_BUDGET).stdout)
-    size = LARGE_BUDGET if budget == "whole" else least["minimum_budget_bytes"]
+    size = {"whole": LARGE_BUDGET, "least": least["minimum_budget_bytes"], "tenth": torch_bytes and torch_bytes // 10}
+    size = size.get(budget, budget)
     with tempfile.TemporaryDirectory() as folder:
         stdout, peak_bytes = peak_of(
             "training", *command, "train", artifact, *options, size, "--data", images(), "--epochs", 1,
             "--lr", LEARNING_RATE, "--output", folder,
         )  # fmt: skip
     summary = json.loads(stdout)
-    kept = ("predicted_peak_bytes", "micro_batch_size")
-    planned = {key: summary[key] for key in kept} | ({"budget_bytes": size} if budget == "least" else {})
-    return {"peak_bytes": peak_bytes, **planned}
+    kept = ("predicted_peak_bytes", "micro_batch_size", "budget_bytes")
+    return {"peak_bytes": peak_bytes, **{key: summary[key] for key in kept}}
 
 
 def measure_torch(program: str, model: str, method: str) -> dict:
@@ -189,12 +192,12 @@ def measure_onnxruntime(model: str, method: str) -> dict:
     return {"peak_bytes": peak_of("training", python, RIVALS / "onnx_train.py", folder / method)[1]}
 
 
-def measure(model: str, method: str) -> dict:
+def measure(model: str, method: str, torch_bytes: int | None) -> dict:
     """What a line of the results says of it beside model, method and date."""
     program, *rest = method.split(":")
     try:
         if program == "bias":
-            measured = measure_ours(model, *rest)
+            measured = measure_ours(model, *rest, torch_bytes)
         elif program == "onnxruntime":
             measured = measure_onnxruntime(model, *rest)
         else:
@@ -215,15 +218,13 @@ def read_results(path: Path) -> dict[tuple[str, str], dict]:
 def run(options: argparse.Namespace) -> None:
     patterns = options.methods.split(",")
     methods = [method for method in METHODS if any(fnmatch.fnmatch(method, pattern) for pattern in patterns)]
-    for method in [method for method in methods if method.startswith("bias:")]:
-        if method.split(":")[2] not in known_weight_formats():
-            print(f"{method}: skipped, for `edge-s2a pack` does not know this weight format", flush=True)
-            methods.remove(method)
     for model in options.models.split(","):
         for method in methods:
-            if (model, method) in read_results(options.results):
+            records = read_results(options.results)
+            if (model, method) in records or (method in OURS_OF_VIT and model != "vit_base_patch16_224"):
                 continue
-            record = {"model": model, "method": method} | measure(model, method)
+            torch_bytes = records.get((model, "torch:full"), {}).get("peak_bytes")
+            record = {"model": model, "method": method} | measure(model, method, torch_bytes)
             record["date"] = str(datetime.date.today())
             append_record(options.results, record)
             print(f"{model} {method}: {cell(record)} {record.get('error', '')}", flush=True)
@@ -255,13 +256,12 @@ def table(options: argparse.Namespace) -> None:
     print("\n| model | method | budget | micro-batch | predicted | measured | predicted / measured |")
     print("|---|---|---|---|---|---|---|")
     for model in models:
-        for method in OURS:
+        for method in (*OURS, *OURS_OF_VIT):
             record = records.get((model, method), {"failure": ""})
             if "failure" not in record:
-                budget = f"{record['budget_bytes'] / MIB:.0f} MiB" if "budget_bytes" in record else LARGE_BUDGET
                 print(
-                    f"| {MODELS[model]} | {method} | {budget} | {record['micro_batch_size']} "
-                    f"| {record['predicted_peak_bytes'] / MIB:.1f} MiB | {record['peak_bytes'] / MIB:.1f} MiB "
+                    f"| {MODELS[model]} | {method} | {record['budget_bytes'] / MIB:.0f} MiB "
+                    f"| {record['micro_batch_size']} | {record['predicted_peak_bytes'] / MIB:.1f} MiB | {record['peak_bytes'] / MIB:.1f} MiB "
                     f"| {record['predicted_peak_bytes'] / record['peak_bytes']:.3f} |"
                 )
 

@@ -41,7 +41,7 @@ class MemoryPlan:
     micro_batch_size: int  # images a run of the training program; 0 if not even one fits
     predicted_peak_bytes: int  # with that micro-batch, or with one image
     minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
-    streams_weights: bool  # whether frozen weights are let go once a graph has read them
+    streams_weights: bool  # whether frozen weights are read anew for each graph
     parts: dict[str, int]  # of predicted_peak_bytes
     arena_bytes: int  # the size of the engine's arena: its hard limit
 
@@ -95,8 +95,8 @@ def make_plan(
     batch_size: int,
     optimizer_bytes: int,
 ) -> MemoryPlan:
-    """The largest micro-batch, at most `batch_size`, whose predicted peak fits the budget. Frozen weights stay in
-    memory only where that leaves room for the whole batch: letting them go costs little time.
+    """As few micro-batches as the predicted peak allows within the budget, and these as even as can be. Frozen weights
+    stay in memory only where that leaves room for the whole batch: reading them again costs little time.
 
     graphs: the programs that will run. Raises CheckError if the placement of their buffers is not sound.
     """
@@ -117,7 +117,9 @@ def make_plan(
 
     streams_weights = least_peak(batch_size, weights.whole_bytes) > budget_bytes
     weight_bytes = weights.streamed_bytes if streams_weights else weights.whole_bytes
-    micro_batch = largest_batch(lambda batch: least_peak(batch, weight_bytes) <= budget_bytes, batch_size)
+    largest = largest_batch(lambda batch: least_peak(batch, weight_bytes) <= budget_bytes, batch_size)
+    # Seven images and then one take as many runs as four and four, and more memory.
+    micro_batch = even_share(batch_size, largest) if largest else 0
     batch = max(1, micro_batch)
     # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
     region_bytes = roomy_region(graphs, batch)
@@ -146,6 +148,12 @@ def make_plan(
         parts,
         region_bytes,
     )
+
+
+def even_share(batch_size: int, largest: int) -> int:
+    """The smallest micro-batch that needs no more runs for `batch_size` images than `largest` does."""
+    runs = -(-batch_size // largest)
+    return -(-batch_size // runs)
 
 
 def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int) -> int | None:
