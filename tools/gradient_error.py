@@ -2,9 +2,12 @@
 
     python tools/gradient_error.py deit_tiny_patch16_224 --weights W --images FOLDER [--adapter bias]
 
-Levels are fitted and bits allocated on 16 images of FOLDER; errors are measured on 16 others. Columns: cosine and
+Levels are fitted and bits allocated on 16 images of FOLDER; errors are measured on 16 others, with random values in
+factors that start as zeros: others than those with which bits were allocated. Columns: cosine and
 relative distance of the whole gradient, mean bits of a coded value. Rows `only ...` code the tensors of one operator.
 """
+
+import dataclasses
 
 import numpy as np
 from whole_gradient import adapt_by, model_parser, whole_gradient
@@ -12,7 +15,7 @@ from whole_gradient import adapt_by, model_parser, whole_gradient
 from edge_s2a.host.calibration import calibration_images
 from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized, random_target
-from edge_s2a.host.quantize.allocate import choose_scheme
+from edge_s2a.host.quantize.allocate import choose_scheme, with_random_factors
 from edge_s2a.host.quantize.saved import mean_bits, with_bits
 
 CLASSES = 5
@@ -28,8 +31,10 @@ def main() -> None:
     fitting, judging = (normalized(part, preprocessing) for part in (pixels[:IMAGES], pixels[IMAGES:]))
     observed = observe_saved_tensors(adapted.model, adapted.adapter, (3, *preprocessing.image_size))
 
+    judged = dataclasses.replace(adapted, adapter=with_random_factors(adapted.adapter, seed=1))
+
     def gradient(scheme) -> np.ndarray:
-        return whole_gradient(adapted, judging, target, scheme).numpy()
+        return whole_gradient(judged, judging, target, scheme).numpy()
 
     exact_scheme = with_bits(observed, 32)
     exact = gradient(exact_scheme)

@@ -9,11 +9,19 @@ import torch
 from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized, random_target
 from edge_s2a.host.package import adapt
-from edge_s2a.host.quantize.allocate import BITS, MEAN_BITS, choose_scheme, fewest_errors, gradient_error_of
+from edge_s2a.host.quantize.allocate import (
+    BITS,
+    MEAN_BITS,
+    choose_scheme,
+    fewest_errors,
+    gradient_error_of,
+    with_random_factors,
+)
 from edge_s2a.host.quantize.saved import mean_bits, with_bits
 from tests.conftest import SMALL_VIT, options_of
 
 VIT = {**SMALL_VIT, "img_size": 64}
+MOBILENET = {"model_name": "mobilenetv2_035", "model_kwargs": {}, "image_size": 64}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -62,6 +70,19 @@ def test_automatic_bits_err_less_than_four_bits_for_all(batch):
     assert mean_bits(automatic) <= MEAN_BITS
     assert {entry.bits for entry in automatic if entry.has_codes} <= set(BITS)
     assert len({entry.bits for entry in automatic if entry.has_codes}) > 1
+    assert error(automatic) < error(with_bits(observed, 4))
+
+
+def test_automatic_bits_are_those_of_an_adapter_on_its_way():
+    """Low-rank maps whose `up` is no longer zero, at other values than those with which the bits were chosen."""
+    adapted = adapt(options_of(**MOBILENET, saved_bits="32", adapter_kinds=("lowrank",)))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    image, target = normalized(pixels, adapted.preprocessing), random_target(8, 3, 0)
+    observed = observe_saved_tensors(adapted.model, adapted.adapter, (3, 64, 64))
+    automatic = choose_scheme(adapted.model, adapted.adapter, image, target, observed, "auto", "uniform")
+    trained = with_random_factors(adapted.adapter, seed=1)
+    error = gradient_error_of(adapted.model, trained, image, target, observed)
+    assert mean_bits(automatic) <= MEAN_BITS
     assert error(automatic) < error(with_bits(observed, 4))
 
 

@@ -12,6 +12,8 @@ from edge_s2a.host.quantize.saved import Mark, Restore, SavedTensor, at_bits, en
 BITS = (2, 4, 8)
 MEAN_BITS = 4
 SAMPLES = 1 << 16  # values of a tensor that its levels are fitted to
+# Of what training makes of a matrix that starts as zeros, root mean square: 0.015 to 0.02 in the accuracy study.
+FACTOR_DEVIATION = 0.02
 
 
 def choose_scheme(
@@ -88,14 +90,15 @@ def allocate(
     """The scheme with 2, 4 or 8 bits for each coded tensor, MEAN_BITS or less in the mean over all values, of
     the least estimated gradient error.
 
-    The error that one tensor's code causes is measured by backward passes in which it alone is coded, at 2 and at
-    4 bits; errors of different tensors hardly depend on each other, so their squares are added up. From 4 bits
+    Errors are those of an adapter on its way, not of the initial one: behind a factor of zeros a tensor matters for
+    nothing. The error that one tensor's code causes is measured by backward passes in which it alone is coded, at 2
+    and at 4 bits; errors of different tensors hardly depend on each other, so their squares are added up. From 4 bits
     to 8 it shrinks as the square of the code's own error does.
     """
     coded = [index for index, entry in enumerate(scheme) if entry.has_codes]
     if not coded:
         return scheme
-    originals, backward = record(model, adapter, image, target)
+    originals, backward = record(model, with_random_factors(adapter), image, target)
     exact = backward(None)
     choices: dict[int, dict[int, SavedTensor]] = {}
     errors: dict[int, dict[int, float]] = {}
@@ -107,6 +110,17 @@ def allocate(
         choices[index], errors[index] = entries, table
     chosen = fewest_errors(errors, {index: scheme[index].values_per_image for index in coded})
     return [choices[i][chosen[i]] if i in chosen else entry for i, entry in enumerate(scheme)]
+
+
+def with_random_factors(adapter: dict[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """The adapter with normal values of deviation FACTOR_DEVIATION in place of matrices of zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(value.shape, generator=generator) * FACTOR_DEVIATION).requires_grad_()
+        if value.ndim > 1 and not value.any()
+        else value
+        for name, value in adapter.items()
+    }
 
 
 def of_bits(entry: SavedTensor, original: Tensor, bits: int) -> SavedTensor:
