@@ -22,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"edge-s2a {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        hint = "; a checkpoint was written, --resume continues" if options.verb == "train" else ""
+        can_resume = options.verb == "train" and any((options.output / "checkpoint").glob("[sp]*.safetensors"))
+        hint = "; a checkpoint was written, --resume continues" if can_resume else ""
         print(f"edge-s2a {options.verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -371,6 +372,12 @@ def add_train(verbs) -> None:
     parser.add_argument("--augment", choices=["none", "flip", "crop"], default="none", help="crop includes flip")
     parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=not_negative,
+        default=10.0,
+        help="at most so long between checkpoints; 0: each step",
+    )
 
 
 def train(options) -> int:
@@ -395,6 +402,7 @@ def train(options) -> int:
         augment=options.augment,
         seed=options.seed,
         resume=options.resume,
+        checkpoint_minutes=options.checkpoint_minutes,
     )
     try:
         summary = trainer.train(settings)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sets up .venv if needed, then lints and tests. Arguments go to pytest; without any, everything but the
-# studies runs (tools/study.sh runs those).
+# studies and the soak runs (tools/study.sh and tools/soak.sh run those).
 source "$(dirname "$0")/setup.sh" host,test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
-if [ $# -eq 0 ]; then set -- -m "not study"; fi
+if [ $# -eq 0 ]; then set -- -m "not study and not soak"; fi
 exec .venv/bin/pytest "$@"

@@ -1,6 +1,7 @@
 """Writing files so that a failure at any moment leaves the old file or the new one, never a part."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -71,3 +72,19 @@ def make_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to folder {path}: {error.strerror}; choose another --output") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path):
+    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Raises
+    UserError if another process holds it."""
+    with writing(path):
+        file = open(path, "ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is training into {path.parent}; wait for it, or choose another --output"
+            ) from error
+        yield

@@ -1,16 +1,23 @@
-"""The state of a run between two optimizer steps, as one safetensors file."""
+"""The state of a run between two optimizer steps, as one safetensors file, and the one before it.
 
+Power may fail at any moment: a file takes its name only when it is whole and on the disk, the previous one is kept, and
+a digest tells whether the disk gives back what was written.
+"""
+
+import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.files import atomic_writer, read_bytes
+from edge_s2a.artifact.files import atomic_writer, read_bytes, sync_folder, writing
 from edge_s2a.errors import UserError
 
-FILE = "state.safetensors"
+FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -30,34 +37,73 @@ class Position:
     elapsed_s: float = 0.0  # in all
 
 
-def save_checkpoint(folder: Path, position: Position, arrays: dict[str, dict[str, np.ndarray]], settings: dict) -> None:
-    """arrays: group ("adapter", "best", "optimizer") -> tensors."""
+def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays], settings: dict) -> None:
+    """arrays: group ("adapter", "best", "optimizer") -> tensors. Raises UserError if it cannot be written; what was
+    there before is there then."""
     flat = {f"{group}/{name}": array for group, named in arrays.items() for name, array in named.items()}
     metadata = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
-    with atomic_writer(folder / FILE) as file:
-        tensors.write(file, flat, metadata)
+    with atomic_writer(folder / NEXT) as file:
+        tensors.write(file, flat, metadata | {"sha256": digest(flat, metadata)})
+    with writing(folder / FILE):
+        if (folder / FILE).exists():
+            os.replace(folder / FILE, folder / PREVIOUS)
+        os.replace(folder / NEXT, folder / FILE)
+        sync_folder(folder)
 
 
-def load_checkpoint(folder: Path, arrays: dict[str, dict[str, np.ndarray]], settings: dict) -> Position:
-    """Copies the saved tensors into `arrays` and returns the position. Raises UserError if there is no
-    checkpoint, if it is damaged, or if the run had other settings."""
-    path = folder / FILE
-    if not path.exists():
-        raise UserError(f"nothing to resume: {path} does not exist; leave --resume away")
-    loaded, metadata = tensors.decode(read_bytes(path, "checkpoint"), f"checkpoint {path}")
+def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> tuple[Position, str]:
+    """Copies the saved tensors into `arrays`; returns the position, and what is wrong with a newer checkpoint, "" if
+    nothing is. Raises UserError if there is no checkpoint that is whole, or if the run had other settings."""
+    errors = []
+    for path in (folder / FILE, folder / PREVIOUS):
+        if path.exists():
+            try:
+                loaded, position, saved = read_checkpoint(path)
+                break
+            except UserError as error:
+                errors.append(str(error))
+    else:
+        reason = "; ".join(errors) or f"{folder / FILE} does not exist"
+        raise UserError(f"nothing to resume: {reason}; leave --resume away")
+    different = sorted(key for key in settings if saved.get(key) != settings[key])
+    if different:
+        raise UserError(
+            f"the run in {folder.parent} was started with "
+            + ", ".join(f"{key} {saved.get(key)} instead of {settings[key]}" for key in different)
+            + "; resume with the same settings, or start anew without --resume"
+        )
     try:
-        saved = json.loads(metadata["settings"])
-        position = Position(**json.loads(metadata["position"]))
-        different = sorted(key for key in settings if saved.get(key) != settings[key])
-        if different:
-            raise UserError(
-                f"the run in {folder.parent} was started with "
-                + ", ".join(f"{key} {saved.get(key)} instead of {settings[key]}" for key in different)
-                + "; resume with the same settings, or start anew without --resume"
-            )
         for group, named in arrays.items():
             for name, array in named.items():
                 array[...] = loaded[f"{group}/{name}"]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not fit this run ({error}); start anew") from error
-    return position
+    return position, "; ".join(errors)
+
+
+def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
+    """(tensors, position, settings). Raises UserError if the file is not what was written."""
+    loaded, metadata = tensors.decode(read_bytes(path, "checkpoint"), f"checkpoint {path}")
+    promised = metadata.pop("sha256", None)
+    if digest(loaded, metadata) != promised:
+        raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
+    try:
+        return loaded, Position(**json.loads(metadata["position"])), json.loads(metadata["settings"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"checkpoint {path} was written by another version ({error})") from error
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """So that a new run in a used folder is never taken for the old one."""
+    for name in (FILE, PREVIOUS, NEXT):
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def digest(arrays: Arrays, metadata: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes and values, in the order of the names, and of the metadata."""
+    total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(arrays.items()):
+        total.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

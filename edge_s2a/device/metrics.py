@@ -1,11 +1,12 @@
 """What a run reports while it goes: JSON lines in a file and a progress bar on the terminal."""
 
+import contextlib
 import json
 import sys
 import time
 from pathlib import Path
 
-from edge_s2a.artifact.files import writing
+from edge_s2a.artifact.files import atomic_writer, writing
 from edge_s2a.device.memory import MIB
 
 BAR_WIDTH = 20
@@ -15,9 +16,12 @@ REDRAW_S = 0.2
 class MetricsFile:
     """Writes one JSON object a line. Raises UserError where the disk does not take it."""
 
-    def __init__(self, path: Path, append: bool):
+    def __init__(self, path: Path, steps: int, epochs: int):
+        """Keeps what `path` has of the first so many steps and epochs: what came after will be done again."""
+        if steps:
+            _keep(path, steps, epochs)
         with writing(path):
-            self._file = open(path, "a" if append else "w", buffering=1, encoding="utf-8")
+            self._file = open(path, "a" if steps else "w", buffering=1, encoding="utf-8")
         self._path = path
 
     def write(self, **values) -> None:
@@ -26,6 +30,20 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _keep(path: Path, steps: int, epochs: int) -> None:
+    """Line by line, for the file of a long run is large. Its last line may be torn."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as old, atomic_writer(path) as new:
+            for line in old:
+                with contextlib.suppress(ValueError, KeyError):
+                    values = json.loads(line)
+                    is_kept = values["epoch"] <= epochs if values["kind"] == "epoch" else values["step"] <= steps
+                    if is_kept:
+                        new.write(line.encode())
+    except FileNotFoundError:
+        return
 
 
 class Progress:

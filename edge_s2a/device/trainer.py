@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_s2a.artifact.files import make_folder, write_bytes
+from edge_s2a.artifact.files import locked, make_folder, write_bytes
 from edge_s2a.device.adapters import check_shapes, save_adapter
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches, training_steps
 from edge_s2a.device.budget import queue_capacity, smaller_budget
-from edge_s2a.device.checkpoint import Position, load_checkpoint, save_checkpoint
+from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
@@ -54,10 +54,13 @@ class TrainSettings:
     augment: str = "none"
     seed: int = 0
     resume: bool = False
+    checkpoint_minutes: float = 10.0
 
     def of_the_result(self) -> dict:
         """The settings that decide the trained weights; a resumed run must agree in them."""
-        apart = {"artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume"}
+        apart = {
+            "artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume", "checkpoint_minutes"
+        }  # fmt: skip
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
@@ -65,32 +68,33 @@ def train(settings: TrainSettings) -> dict:
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
 
     Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/. Raises
-    UserError for bad input and BudgetError if the budget is too small; after writing a checkpoint KeyboardInterrupt
-    when told to stop, and MemoryPressure where the machine no longer has what was planned.
+    UserError for bad input and BudgetError if the budget is too small; KeyboardInterrupt when told to stop, and
+    MemoryPressure where the machine no longer has what was planned, both with a checkpoint of the last step.
     """
     make_folder(settings.output / "checkpoint")
-    runtime = load(
-        settings.artifact,
-        settings.memory_budget_bytes,
-        settings.batch_size,
-        settings.threads,
-        settings.optimizer,
-    )
-    run = Run(settings, runtime)
-    if settings.resume:
-        run.resume()
-    else:
-        run.start_adapter()
-    with stop_on_signals() as stop_requested:
+    with locked(settings.output / "lock"), Interruption() as interruption:
+        runtime = load(
+            settings.artifact,
+            settings.memory_budget_bytes,
+            settings.batch_size,
+            settings.threads,
+            settings.optimizer,
+        )
+        run = Run(settings, runtime)
+        if settings.resume:
+            run.resume()
+        else:
+            run.start_anew()
         while run.position.epoch < settings.epochs:
-            with contextlib.closing(run.images()) as images:
+            with interruption.held_back(), contextlib.closing(run.images()) as images:
                 while run.optimizer_step(itertools.islice(images, settings.batch_size)):
-                    if stop_requested():
+                    if interruption.requested or run.checkpoint_is_due():
                         run.save()
-                        raise KeyboardInterrupt
+                    interruption.raise_if_requested()
                     run.watch_memory()
+                run.save()  # validation takes its time
             run.finish_epoch()
-    return run.summarize()
+        return run.summarize()
 
 
 class Run:
@@ -117,7 +121,7 @@ class Run:
         self.position = Position()
         self.started_s = time.monotonic()
         self.progress = Progress(self.total_steps, self.plan.budget_bytes)
-        self.metrics = MetricsFile(settings.output / "metrics.jsonl", append=settings.resume)
+        self.saved_s = self.started_s
         self.progress.message(
             f"{self.manifest.model}: {self.manifest.trainable_parameters} of {self.manifest.total_parameters} "
             f"parameters trained on {len(self.data.samples)} images of {len(self.data.classes)} classes\n"
@@ -131,6 +135,12 @@ class Run:
         if path is None and has_split(self.settings.data, "val"):
             path = self.settings.data
         return open_dataset(path, "val", self.data.classes, classes) if path else None
+
+    def start_anew(self) -> None:
+        """Forgets what an earlier run left in the folder, and prepares the adapter."""
+        remove_checkpoints(self.settings.output / "checkpoint")
+        self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", 0, 0)
+        self.start_adapter()
 
     def start_adapter(self) -> None:
         """Sets the head of a new run to the class means of the training images, and then its low-rank maps to the
@@ -297,6 +307,9 @@ class Run:
     def _arrays(self) -> dict[str, dict[str, np.ndarray]]:
         return {"adapter": self.engine.adapter, "best": self.best, "optimizer": self.optimizer.state}
 
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.saved_s >= 60 * self.settings.checkpoint_minutes
+
     def save(self) -> None:
         """Writes the adapters and a checkpoint from which --resume continues."""
         output, position = self.settings.output, self.position
@@ -306,13 +319,18 @@ class Run:
         save_adapter(output / "adapter.safetensors", self.engine.adapter, self.manifest, self.data.classes)
         save_adapter(output / "best.safetensors", self.best, self.manifest, self.data.classes)
         save_checkpoint(output / "checkpoint", position, self._arrays(), self._settings())
+        self.saved_s = time.monotonic()
 
     def resume(self) -> None:
         """Takes up the run that the output folder's checkpoint holds."""
-        self.position = load_checkpoint(self.settings.output / "checkpoint", self._arrays(), self._settings())
+        folder = self.settings.output / "checkpoint"
+        self.position, damage = load_checkpoint(folder, self._arrays(), self._settings())
+        self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", self.position.step, self.position.epoch)
         check_shapes(self.engine.adapter, self.manifest, "checkpoint")
         self.optimizer.steps = self.position.step
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.position.step)
+        if damage:
+            self.progress.message(f"{damage}; the one before it is used")
         self.progress.message(f"resumed at epoch {self.position.epoch + 1}, step {self.position.step}")
 
     def _settings(self) -> dict:
@@ -352,15 +370,36 @@ class Run:
         return summary
 
 
-@contextlib.contextmanager
-def stop_on_signals():
-    """Within the block SIGINT and SIGTERM only set a flag; yields the function that reads it."""
-    received = []
-    previous = {
-        number: signal.signal(number, lambda *_: received.append(1)) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
+class Interruption:
+    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt."""
+
+    def __init__(self):
+        self.requested = False
+        self._is_held_back = False
+
+    def __enter__(self) -> "Interruption":
+        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _receive(self, *_) -> None:
+        self.requested = True
+        if not self._is_held_back:
+            raise KeyboardInterrupt
+
+    def raise_if_requested(self) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held_back(self):
+        """Within the block a signal is only noted, and raised at its end."""
+        self._is_held_back = True
+        try:
+            yield
+        finally:
+            self._is_held_back = False
+        self.raise_if_requested()

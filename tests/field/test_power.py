@@ -1,0 +1,200 @@
+"""Power fails, disks fill up, files rot: a run goes on from its last good checkpoint to the very same result.
+
+Bit for bit: every comparison is of whole files or whole lists, without tolerance.
+"""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import PROJECT, assert_refused, metrics_of, run_command, step_losses
+
+BUDGET = "400MiB"
+OPTIONS = ["--memory-budget", BUDGET, "--epochs", "3", "--batch-size", "8", "--threads", "1"]
+
+
+def arguments(artifact, images, run, *more):
+    return ["train", artifact, "--data", images, "--output", run, *OPTIONS, "--checkpoint-minutes", "0", *more]
+
+
+@pytest.fixture(scope="module")
+def whole_run(small_artifact, image_folder, tmp_path_factory):
+    """(folder, seconds) of a run that nothing disturbs."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    start_s = time.monotonic()
+    done = run_command(*arguments(small_artifact, image_folder, run))
+    assert done.returncode == 0, done.stderr
+    return run, time.monotonic() - start_s
+
+
+def has_checkpoint(run) -> bool:
+    return any((run / "checkpoint" / name).exists() for name in ("state.safetensors", "previous.safetensors"))
+
+
+def assert_same_result(run, whole):
+    for name in ("adapter.safetensors", "best.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert step_losses(run) == step_losses(whole)
+    epochs = [[line["val_loss"] for line in metrics_of(folder) if line["kind"] == "epoch"] for folder in (run, whole)]
+    assert epochs[0] == epochs[1]
+
+
+def kill_and_resume(artifact, images, whole_run, folder, kills: int, seed: int) -> int:
+    """Starts runs and kills each at a random moment, until `kills` were killed and each has then ended well with the
+    result of the undisturbed run. Returns how many kills left a checkpoint behind."""
+    whole, seconds = whole_run
+    rng = random.Random(seed)
+    killed = resumed = number = 0
+    run = folder / "0"
+    while True:
+        more = ["--resume"] if has_checkpoint(run) else []
+        resumed += bool(more)
+        command = [sys.executable, "-m", "edge_s2a", *map(str, arguments(artifact, images, run, *more))]
+        with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                limit = rng.uniform(0.3, 1.2) * seconds if killed < kills else None
+                _, stderr = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+                continue
+        assert process.returncode == 0, stderr.decode()
+        assert_same_result(run, whole)
+        if killed == kills:
+            return resumed
+        number += 1
+        run = folder / str(number)
+
+
+def test_ten_kills_at_random_moments(small_artifact, image_folder, whole_run, tmp_path):
+    assert kill_and_resume(small_artifact, image_folder, whole_run, tmp_path, 10, seed=0) >= 3
+
+
+@pytest.mark.soak
+def test_many_kills_at_random_moments(small_artifact, image_folder, whole_run, tmp_path):
+    kills = int(os.environ.get("EDGE_S2A_KILLS", "200"))
+    resumed = kill_and_resume(small_artifact, image_folder, whole_run, tmp_path, kills, seed=time.time_ns())
+    print(f"kills {kills}, resumed {resumed}, results other than the undisturbed run's: 0")
+
+
+@pytest.fixture
+def stopped_run(small_artifact, image_folder, tmp_path):
+    """A run that was told to stop after some steps."""
+    run = tmp_path / "run"
+    stop(start(small_artifact, image_folder, run), run, signal.SIGTERM)
+    return run
+
+
+def start(artifact, images, run, *more):
+    command = [sys.executable, "-m", "edge_s2a", *map(str, arguments(artifact, images, run, *more))]
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stop(process, run, number, after_steps=3):
+    """Sends the signal once that many steps are done, and returns (exit code, standard error)."""
+    while process.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    while process.poll() is None and len((run / "metrics.jsonl").read_text().splitlines()) < after_steps:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    return process.returncode, stderr
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(
+    small_artifact, image_folder, whole_run, stopped_run
+):
+    path = stopped_run / "checkpoint" / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    done = run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume"))
+    assert done.returncode == 0
+    assert "state.safetensors is damaged: its checksum is wrong; the one before it is used" in done.stderr
+    assert_same_result(stopped_run, whole_run[0])
+
+
+def test_a_torn_checkpoint_is_noticed_and_the_one_before_it_used(small_artifact, image_folder, whole_run, stopped_run):
+    path = stopped_run / "checkpoint" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume")).returncode == 0
+    assert_same_result(stopped_run, whole_run[0])
+
+
+def test_two_damaged_checkpoints_are_one_clear_error(small_artifact, image_folder, stopped_run):
+    for name in ("state.safetensors", "previous.safetensors"):
+        (stopped_run / "checkpoint" / name).write_bytes(b"\0" * 100)
+    done = run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume"))
+    assert_refused(done, 2, "nothing to resume", "state.safetensors", "previous.safetensors", "leave --resume away")
+
+
+def test_metrics_that_end_within_a_line_are_mended(small_artifact, image_folder, whole_run, stopped_run):
+    with open(stopped_run / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "epo')
+    assert run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume")).returncode == 0
+    assert_same_result(stopped_run, whole_run[0])
+
+
+def test_a_new_run_is_never_taken_for_the_old_one(small_artifact, image_folder, stopped_run):
+    """It starts at step 1 and forgets the old checkpoints before it has one of its own."""
+    before = {path: path.stat().st_mtime_ns for path in (stopped_run / "checkpoint").iterdir()}
+    process = start(small_artifact, image_folder, stopped_run)
+    while process.poll() is None and any(path.exists() and path.stat().st_mtime_ns == t for path, t in before.items()):
+        time.sleep(0.01)
+    returncode, _ = stop(process, stopped_run, signal.SIGINT)
+    assert returncode == 130
+    assert metrics_of(stopped_run)[0]["step"] == 1
+
+
+def test_the_second_trainer_on_a_folder_is_refused(small_artifact, image_folder, whole_run, tmp_path):
+    run = tmp_path / "run"
+    process = start(small_artifact, image_folder, run)
+    while process.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    second = run_command(*arguments(small_artifact, image_folder, run))
+    _, stderr = process.communicate(timeout=120)
+    assert_refused(second, 2, "another process is training into", run)
+    assert process.returncode == 0, stderr
+    assert_same_result(run, whole_run[0])
+
+
+def test_a_full_disk_ends_with_one_error_and_the_run_goes_on_later(
+    small_artifact, image_folder, whole_run, stopped_run
+):
+    """No file may grow beyond 8 kB: as a full disk, but for what is there already."""
+    done = run_command(
+        *arguments(small_artifact, image_folder, stopped_run, "--resume"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
+    )
+    assert_refused(done, 2, "cannot write", "free space or choose another place")
+    assert run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume")).returncode == 0
+    assert_same_result(stopped_run, whole_run[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_validating_is_obeyed_at_once(small_artifact, tmp_path, image_folder, number):
+    """With so many validation images that waiting for their end would fail the test."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train").symlink_to(image_folder / "train")
+    for folder in sorted((image_folder / "val").iterdir()):
+        (data / "val" / folder.name).mkdir(parents=True)
+        for copy in range(4000):
+            os.link(folder / "000.png", data / "val" / folder.name / f"{copy}.png")
+    run = tmp_path / "run"
+    process = start(small_artifact, data, run)
+    while process.poll() is None and not (run / "checkpoint" / "previous.safetensors").exists():
+        time.sleep(0.01)
+    time.sleep(1)
+    start_s = time.monotonic()
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "a checkpoint was written, --resume continues" in stderr
+    assert time.monotonic() - start_s < 5
