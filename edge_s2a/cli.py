@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -369,6 +370,9 @@ def add_train(verbs) -> None:
     parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="of matrices")
     parser.add_argument("--warmup-epochs", type=not_negative, default=1.0)
     parser.add_argument("--label-smoothing", type=share, default=0.1)
+    parser.add_argument(
+        "--clip-norm", type=positive(float), metavar="NORM", help="scale larger gradients to this norm; default: never"
+    )
     parser.add_argument("--augment", choices=["none", "flip", "crop"], default="none", help="crop includes flip")
     parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
@@ -401,6 +405,7 @@ def train(options) -> int:
         label_smoothing=options.label_smoothing,
         augment=options.augment,
         seed=options.seed,
+        clip_norm=options.clip_norm or math.inf,
         resume=options.resume,
         checkpoint_minutes=options.checkpoint_minutes,
     )
@@ -411,12 +416,12 @@ def train(options) -> int:
         # A fresh process gives back all that this one has; of an option given twice the last counts.
         again = [*sys.orig_argv[1:], "--resume", "--memory-budget", str(pressure.budget_bytes)]
         os.execv(sys.executable, [sys.executable, *again])
-    accuracy = summary["val_accuracy"]
+    accuracy, best = summary["val_accuracy"], summary["best_accuracy"]
     rows = [
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
-        ("train loss", f"{summary['train_loss']:.4f}"),
+        ("train loss", "not finite" if summary["train_loss"] is None else f"{summary['train_loss']:.4f}"),
         ("val accuracy", "no validation data" if accuracy is None else f"{100 * accuracy:.1f} %"),
-        ("best accuracy", f"{100 * summary['best_accuracy']:.1f} %"),
+        ("best accuracy", "that of the start" if best is None else f"{100 * best:.1f} %"),
         ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
         ("measured peak", format_size(summary["peak_rss_bytes"])),
@@ -452,7 +457,7 @@ def evaluate(options) -> int:
     result["skipped"] = dataset.skipped
     rows = [
         ("accuracy", f"{100 * result['accuracy']:.2f} %"),
-        ("loss", f"{result['loss']:.4f}"),
+        ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f}"),
         ("images", result["count"]),
         ("skipped images", len(dataset.skipped)),
     ]

@@ -1,5 +1,6 @@
 """Accuracy and loss over a dataset, and predictions for single images."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def evaluate(runtime: Runtime, dataset: Dataset) -> dict:
     """{"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and
-    mean cross-entropy without label smoothing. Both are None where no image could be read."""
+    mean cross-entropy without label smoothing. Both are None where no image could be read, the loss also where it is
+    not finite."""
     correct, count, loss = 0, 0, 0.0
     for indices, logits in all_logits(runtime, dataset):
         labels = np.array([dataset.samples[index].label for index in indices])
@@ -41,7 +43,7 @@ def evaluate(runtime: Runtime, dataset: Dataset) -> dict:
     return {
         "accuracy": correct / count if count else None,
         "count": count,
-        "loss": loss / count if count else None,
+        "loss": loss / count if count and math.isfinite(loss) else None,
     }
 
 

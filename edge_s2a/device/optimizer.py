@@ -76,5 +76,12 @@ class SGD:
             parameter -= np.float32(lr * self.relative_rates.get(name, 1.0)) * momentum
 
 
+def forget(optimizer: AdamW | SGD) -> None:
+    """Makes it start again from the parameters as they are."""
+    optimizer.steps = 0
+    for array in optimizer.state.values():
+        array.fill(0)
+
+
 OPTIMIZERS = {"adamw": AdamW, "sgd": SGD}
 STATE_ARRAYS = {"adamw": 2, "sgd": 1}  # arrays of state for each parameter array

@@ -21,12 +21,13 @@ from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.loader import stream
 from edge_s2a.device.lowrank import start_at_gradient
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
-from edge_s2a.device.optimizer import OPTIMIZERS
+from edge_s2a.device.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.runtime import Runtime, load, plan_memory
 from edge_s2a.device.schedule import learning_rate
 from edge_s2a.errors import MemoryPressure, UserError
@@ -53,6 +54,7 @@ class TrainSettings:
     label_smoothing: float = 0.1
     augment: str = "none"
     seed: int = 0
+    clip_norm: float = math.inf
     resume: bool = False
     checkpoint_minutes: float = 10.0
 
@@ -141,6 +143,7 @@ class Run:
         remove_checkpoints(self.settings.output / "checkpoint")
         self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", 0, 0)
         self.start_adapter()
+        self._remember_best()
 
     def start_adapter(self) -> None:
         """Sets the head of a new run to the class means of the training images, and then its low-rank maps to the
@@ -209,9 +212,16 @@ class Run:
         if scale != 1:
             for gradient in self.gradients.values():
                 gradient *= np.float32(scale)
-        lr = self._learning_rate()
-        self.optimizer.step(self.gradients, lr)
-        self._record_step(loss * scale, correct, count, lr, time.monotonic() - start_s)
+        norm = gradient_norm(self.gradients)
+        self.position.step += 1
+        if math.isfinite(loss) and math.isfinite(norm):
+            clip(self.gradients, norm, self.settings.clip_norm)
+            lr = self._learning_rate()
+            self.optimizer.step(self.gradients, lr)
+            self.position.failures = 0
+            self._record_step(loss * scale, norm, correct, count, lr, time.monotonic() - start_s)
+        else:
+            self._skip_step()
         return True
 
     def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
@@ -232,11 +242,43 @@ class Run:
 
     def _learning_rate(self) -> float:
         warmup_steps = round(self.settings.warmup_epochs * self.steps_per_epoch)
-        return learning_rate(self.position.step, self.settings.lr, warmup_steps, self.total_steps)
+        lr = learning_rate(self.position.step - 1, self.settings.lr, warmup_steps, self.total_steps)
+        return self.position.rate_share * lr
 
-    def _record_step(self, loss: float, correct: int, count: int, lr: float, seconds: float) -> None:
+    def _skip_step(self) -> None:
+        """Records a step whose loss or gradient is not finite; after some in a row, goes back."""
         position = self.position
-        position.step += 1
+        position.failures += 1
+        self.metrics.write(kind="skipped", epoch=position.epoch + 1, step=position.step, reason="not finite")
+        if position.failures == REPEATS:
+            self._go_back(f"loss or gradient were not finite {REPEATS} steps in a row")
+
+    def _go_back(self, reason: str) -> None:
+        """To the best adapter so far, at half the learning rate. Raises UserError where that has been of no use."""
+        position = self.position
+        if position.rate_share <= LEAST_RATE_SHARE:
+            self.save()
+            raise UserError(
+                f"{reason}, also at {position.rate_share:g} of the learning rate; the best adapter is in "
+                f"{self.settings.output / 'best.safetensors'}; check the artifact on this device with edge-s2a check"
+            )
+        position.failures = 0
+        position.rate_share /= 2
+        for name, array in self.engine.adapter.items():
+            array[...] = self.best[name]
+        forget(self.optimizer)
+        self.metrics.write(
+            kind="restored", epoch=position.epoch + 1, step=position.step, reason=reason, rate_share=position.rate_share
+        )
+        self.progress.message(
+            f"step {position.step}: {reason}; going on from the best adapter with {position.rate_share:g} of the "
+            "learning rate"
+        )
+
+    def _record_step(self, loss: float, norm: float, correct: int, count: int, lr: float, seconds: float) -> None:
+        position = self.position
+        if position.step == 1:
+            position.lowest_loss = loss  # of the adapter as it was at the start
         position.training_s += seconds
         position.loss_sum += loss * count
         position.correct += correct
@@ -244,8 +286,8 @@ class Run:
         resident = resident_bytes()
         self.metrics.write(
             kind="step", epoch=position.epoch + 1, step=position.step, loss=round(loss, 6),
-            accuracy=round(correct / count, 4), lr=lr, images_per_s=round(count / seconds, 2),
-            rss_bytes=resident, seconds=round(seconds, 4),
+            gradient_norm=float(f"{norm:.6g}"), accuracy=round(correct / count, 4), lr=lr,
+            images_per_s=round(count / seconds, 2), rss_bytes=resident, seconds=round(seconds, 4),
         )  # fmt: skip
         self.progress.step(
             position.step, position.loss_sum / position.count, position.correct / position.count,
@@ -255,34 +297,52 @@ class Run:
     def finish_epoch(self) -> None:
         """Validates, keeps the best adapter, and writes a checkpoint."""
         position = self.position
-        if not position.count:
+        if position.count:
+            position.train_loss = position.loss_sum / position.count
+            train_accuracy = accuracy = position.correct / position.count
+            text = f"loss {position.train_loss:.4f}, accuracy {100 * train_accuracy:.1f} %"
+        elif len(self.data.skipped) < len(self.data.samples):
+            position.train_loss, train_accuracy, accuracy = None, None, 0.0
+            text = "no step was finite"
+        else:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.data.skipped.items())[:3])
             raise UserError(f"no image of {self.data.where} could be used ({reasons}); check the data")
-        position.train_loss = position.loss_sum / position.count
-        train_accuracy = accuracy = position.correct / position.count
-        text = f"epoch {position.epoch + 1}/{self.settings.epochs}: loss {position.train_loss:.4f}, "
-        text += f"accuracy {100 * train_accuracy:.1f} %"
+        text = f"epoch {position.epoch + 1}/{self.settings.epochs}: {text}"
         val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
             val = evaluate(self.runtime, self.val_data)
             if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
             position.val_accuracy = accuracy = val["accuracy"]
-            text += f", val loss {val['loss']:.4f}, val accuracy {100 * accuracy:.1f} %"
+            text += f", val accuracy {100 * accuracy:.1f} %"
+            text += "" if val["loss"] is None else f", val loss {val['loss']:.4f}"
         self.progress.message(f"{text}, mem {format_size(resident_bytes())}")
         self.metrics.write(
             kind="epoch", epoch=position.epoch + 1, train_loss=position.train_loss,
             train_accuracy=train_accuracy, val_loss=val["loss"], val_accuracy=val["accuracy"],
             skipped_images=len(self.skipped()), peak_rss_bytes=peak_resident_bytes(),
         )  # fmt: skip
-        if accuracy > position.best_accuracy:
-            position.best_accuracy = accuracy
-            for name, array in self.engine.adapter.items():
-                self.best[name][...] = array
+        self._judge_epoch(accuracy)
         position.epoch += 1
         position.images = position.correct = position.count = 0
         position.loss_sum = 0.0
         self.save()
+
+    def _judge_epoch(self, accuracy: float) -> None:
+        """Keeps the adapter if it is the best so far, and leaves it if the loss has run away."""
+        position, loss = self.position, self.position.train_loss
+        if loss is not None and has_diverged(loss, position.lowest_loss, self.manifest.num_classes):
+            self._go_back(f"the loss rose from {position.lowest_loss:.3f} to {loss:.4g}")
+            return
+        if loss is not None:
+            position.lowest_loss = min(position.lowest_loss, loss)
+        if accuracy > position.best_accuracy:
+            position.best_accuracy = accuracy
+            self._remember_best()
+
+    def _remember_best(self) -> None:
+        for name, array in self.engine.adapter.items():
+            self.best[name][...] = array
 
     def watch_memory(self) -> None:
         """Raises MemoryPressure, after writing a checkpoint, where going on in less memory is wise and possible."""
@@ -313,6 +373,7 @@ class Run:
     def save(self) -> None:
         """Writes the adapters and a checkpoint from which --resume continues."""
         output, position = self.settings.output, self.position
+        position.updates = self.optimizer.steps
         now = time.monotonic()
         position.elapsed_s += now - self.started_s
         self.started_s = now
@@ -327,7 +388,7 @@ class Run:
         self.position, damage = load_checkpoint(folder, self._arrays(), self._settings())
         self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", self.position.step, self.position.epoch)
         check_shapes(self.engine.adapter, self.manifest, "checkpoint")
-        self.optimizer.steps = self.position.step
+        self.optimizer.steps = self.position.updates
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.position.step)
         if damage:
             self.progress.message(f"{damage}; the one before it is used")
@@ -350,7 +411,7 @@ class Run:
             "epochs": position.epoch,
             "train_loss": position.train_loss,
             "val_accuracy": position.val_accuracy,
-            "best_accuracy": position.best_accuracy,
+            "best_accuracy": position.best_accuracy if position.best_accuracy >= 0 else None,
             "seconds": round(position.elapsed_s, 3),
             "seconds_per_step": round(position.training_s / max(1, position.step), 4),
             "peak_rss_bytes": peak_resident_bytes(),
@@ -358,6 +419,7 @@ class Run:
             "budget_bytes": self.plan.budget_bytes,
             "batch_size": self.settings.batch_size,
             "micro_batch_size": self.plan.micro_batch_size,
+            "rate_share": position.rate_share,
             "trainable_parameters": self.manifest.trainable_parameters,
             "total_parameters": self.manifest.total_parameters,
             "classes": self.data.classes,
