@@ -382,6 +382,12 @@ def add_train(verbs) -> None:
         default=10.0,
         help="at most so long between checkpoints; 0: each step",
     )
+    parser.add_argument(
+        "--max-temperature", type=positive(float), default=80.0, metavar="CELSIUS", help="rest between steps above this"
+    )
+    parser.add_argument(
+        "--watchdog-minutes", type=positive(float), default=60.0, help="end the process if one step takes longer"
+    )
 
 
 def train(options) -> int:
@@ -408,6 +414,8 @@ def train(options) -> int:
         clip_norm=options.clip_norm or math.inf,
         resume=options.resume,
         checkpoint_minutes=options.checkpoint_minutes,
+        max_temperature_c=options.max_temperature,
+        watchdog_minutes=options.watchdog_minutes,
     )
     try:
         summary = trainer.train(settings)

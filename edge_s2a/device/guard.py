@@ -1,6 +1,8 @@
 """What keeps a run from being spoilt by its own numbers: a rate that is too high, an image or a device that gives what
-is not a number."""
+is not a number, a step that never ends."""
 
+import contextlib
+import faulthandler
 import math
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 REPEATS = 3
 # With the learning rate halved more often than this the numbers are not the rate's fault.
 LEAST_RATE_SHARE = 2.0**-10
+STANDARD_ERROR = 2  # its descriptor: sys.stderr may have none
 
 
 def gradient_norm(gradients: dict[str, np.ndarray]) -> float:
@@ -27,3 +30,14 @@ def clip(gradients: dict[str, np.ndarray], norm: float, limit: float) -> None:
 def has_diverged(train_loss: float, lowest_loss: float, classes: int) -> bool:
     """Whether an epoch's mean loss, once better than that of guessing, ln(classes), is worse than it."""
     return lowest_loss < math.log(classes) < train_loss
+
+
+@contextlib.contextmanager
+def watchdog(minutes: float):
+    """Ends the process, with exit code 1 and every thread's place on standard error, if the block takes longer: what
+    hangs, an image on a network or a driver, must not keep the device for ever."""
+    faulthandler.dump_traceback_later(60 * minutes, exit=True, file=STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -21,7 +21,7 @@ from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
 from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
-from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged
+from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged, watchdog
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.loader import stream
 from edge_s2a.device.lowrank import start_at_gradient
@@ -30,6 +30,7 @@ from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.runtime import Runtime, load, plan_memory
 from edge_s2a.device.schedule import learning_rate
+from edge_s2a.device.thermal import read_condition, rest_s
 from edge_s2a.errors import MemoryPressure, UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
@@ -57,11 +58,14 @@ class TrainSettings:
     clip_norm: float = math.inf
     resume: bool = False
     checkpoint_minutes: float = 10.0
+    max_temperature_c: float = 80.0
+    watchdog_minutes: float = 60.0
 
     def of_the_result(self) -> dict:
         """The settings that decide the trained weights; a resumed run must agree in them."""
         apart = {
-            "artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume", "checkpoint_minutes"
+            "artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume", "checkpoint_minutes",
+            "max_temperature_c", "watchdog_minutes",
         }  # fmt: skip
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
@@ -94,6 +98,7 @@ def train(settings: TrainSettings) -> dict:
                         run.save()
                     interruption.raise_if_requested()
                     run.watch_memory()
+                    interruption.sleep(run.rest_s())
                 run.save()  # validation takes its time
             run.finish_epoch()
         return run.summarize()
@@ -124,6 +129,7 @@ class Run:
         self.started_s = time.monotonic()
         self.progress = Progress(self.total_steps, self.plan.budget_bytes)
         self.saved_s = self.started_s
+        self.step_s = 0.0  # what the last step took
         self.progress.message(
             f"{self.manifest.model}: {self.manifest.trainable_parameters} of {self.manifest.total_parameters} "
             f"parameters trained on {len(self.data.samples)} images of {len(self.data.classes)} classes\n"
@@ -190,7 +196,12 @@ class Run:
                 yield self.data.samples[index].label, pixels
 
     def optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> bool:
-        """One update from one effective batch, in micro-batches of any size; False if it has no images.
+        """One update from one effective batch; False if it has no images."""
+        with watchdog(self.settings.watchdog_minutes):
+            return self._optimizer_step(images)
+
+    def _optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> bool:
+        """In micro-batches of any size.
 
         Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a
         batch that ends early (the last of an epoch) is scaled to its true size afterwards.
@@ -279,6 +290,7 @@ class Run:
         position = self.position
         if position.step == 1:
             position.lowest_loss = loss  # of the adapter as it was at the start
+        self.step_s = seconds
         position.training_s += seconds
         position.loss_sum += loss * count
         position.correct += correct
@@ -327,6 +339,17 @@ class Run:
         position.images = position.correct = position.count = 0
         position.loss_sum = 0.0
         self.save()
+
+    def rest_s(self) -> float:
+        """How long to rest after the last step: where the device is too hot or its power is short."""
+        condition = read_condition()
+        seconds = rest_s(condition, self.settings.max_temperature_c, self.step_s)
+        if seconds:
+            self.metrics.write(
+                kind="rest", epoch=self.position.epoch + 1, step=self.position.step, seconds=round(seconds, 3),
+                temperature_c=condition.temperature_c, is_power_short=condition.is_power_short,
+            )  # fmt: skip
+        return seconds
 
     def _judge_epoch(self, accuracy: float) -> None:
         """Keeps the adapter if it is the best so far, and leaves it if the loss has run away."""
@@ -455,6 +478,12 @@ class Interruption:
     def raise_if_requested(self) -> None:
         if self.requested:
             raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Until a signal at most."""
+        end_s = time.monotonic() + seconds
+        while not self.requested and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, 0.2))
 
     @contextlib.contextmanager
     def held_back(self):
