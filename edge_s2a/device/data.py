@@ -1,13 +1,25 @@
 """Labelled images from a folder or a .npz file, and their way to the model's input."""
 
 import os
+import unicodedata
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.errors import UserError
@@ -24,9 +36,17 @@ AUGMENTATIONS = ("none", "flip", "crop")
 # Random crop: shares of the image's area, and aspect ratios.
 CROP_SCALE, CROP_RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
 BYTES_PER_PIXEL = 4  # how Pillow holds RGB
+# Whole images that are held beside the decoded one, measured: by WebP's decoder two canvases and the pixels copied from
+# them, by TIFF's the strip that may be all of it, and where 16 bits become 8.
+COPIES_OF_FORMAT = {"WEBP": 3, "TIFF": 1}
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 NO_LIMIT = 1 << 62
 
-Image.preinit()
+# Whatever else Pillow could read is not tried: each format is code that a hostile file reaches.
+PLUGINS = (
+    BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
+)  # fmt: skip
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class UnusableImage(Exception):
@@ -68,10 +88,11 @@ def has_split(path: Path, split: str) -> bool:
 
 
 def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+    folders = _class_folders(folder)
+    found = sorted(folders)
     if not found:
         raise UserError(f"{folder} has no class folders; put the images of each class into a folder of its name")
-    classes = labels or found
+    classes = [normalized_name(label) for label in labels or found]
     unknown = sorted(set(found) - set(classes))
     missing = sorted(set(classes) - set(found)) if split == "train" else []
     if unknown or missing:
@@ -86,11 +107,46 @@ def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes
         )
     samples = []
     for name in found:
-        files = sorted(entry.path for entry in os.scandir(folder / name) if _is_image(entry))
+        files = sorted(entry.path for entry in _entries(folders[name]) if _is_image(entry))
         if not files:
-            raise UserError(f"class folder {folder / name} has no images; add some or remove the folder")
+            raise UserError(f"class folder {folders[name]} has no images; add some or remove the folder")
         samples += [Sample(Path(file), classes.index(name)) for file in files]
-    return Dataset(folder, list(classes), samples)
+    return Dataset(folder, labels or found, samples)
+
+
+def _class_folders(folder: Path) -> dict[str, Path]:
+    """class -> its folder, or the folder that a symbolic link of its name leads to."""
+    folders: dict[str, Path] = {}
+    for entry in _entries(folder):
+        if entry.name[0] == "." or not entry.is_dir():
+            continue
+        name = normalized_name(entry.name)
+        if name != printable(name):
+            raise UserError(f"the name of {printable(entry.path)} is not UTF-8; rename this class folder")
+        if name in folders:
+            raise UserError(f"{folders[name]} and {entry.path} have one name, written in two ways; merge them")
+        folders[name] = folder / entry.name
+    return folders
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(
+            f"cannot read folder {printable(folder)}: {error.strerror}; correct it, or remove it"
+        ) from error
+
+
+def normalized_name(name: str) -> str:
+    """One spelling of what looks the same: file systems differ in how they write an accent."""
+    return unicodedata.normalize("NFC", name)
+
+
+def printable(path: Path | str) -> str:
+    """As text that can be written anywhere: a file's name is bytes, and need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _is_image(entry: os.DirEntry) -> bool:
@@ -171,27 +227,45 @@ def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int
     that is at least twice the size needed, or once where memory does not do for twice. Raises UnusableImage."""
     try:
         for factor in (2, 1):
-            image = Image.open(path)
+            image = Image.open(path, formats=FORMATS)
             wanted = factor * max(preprocessing.resize_size)
             full_size = image.size
             image.draft("RGB", (wanted, wanted))
-            needed_bytes = decode_bytes(image, full_size)
+            needed_bytes = decode_bytes(image, full_size, preprocessing)
             if needed_bytes <= decode_limit_bytes:
                 break
         else:
             raise UnusableImage(f"decoding takes {needed_bytes >> 20} MiB, more than the budget leaves")
         ImageOps.exif_transpose(image, in_place=True)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return as_rgb(image)
     except UnusableImage:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
         raise UnusableImage(f"cannot be read: {error}") from error
 
 
-def decode_bytes(image: Image.Image, full_size: tuple[int, int]) -> int:
-    """The most that decoding, turning and converting an image takes that has been opened, and not yet loaded."""
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Of 16 bits the upper 8, where Pillow would take all above 255 for white."""
+    if image.mode in SIXTEEN_BITS:
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise UnusableImage(f"has values from {values.min()} to {values.max()}, not 8 or 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise UnusableImage("has floating-point values, whose range is not known")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decode_bytes(image: Image.Image, full_size: tuple[int, int], preprocessing: Preprocessing) -> int:
+    """The most that decoding, turning, converting and resizing an image takes that has been opened, and not yet
+    loaded."""
     copies = 1 if image.mode == "RGB" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else 2
+    copies += COPIES_OF_FORMAT.get(image.format, 0) + (image.mode in SIXTEEN_BITS)
     pixels_bytes = copies * BYTES_PER_PIXEL * image.width * image.height
+    if image.format == "WEBP":
+        pixels_bytes += os.path.getsize(image.filename)  # read whole
+    # Resizing first makes all rows narrower.
+    pixels_bytes += BYTES_PER_PIXEL * resized_size(image, preprocessing)[0] * image.height
     if not image.info.get("progressive"):
         return pixels_bytes
     # libjpeg holds all coefficients of a progressive image, 2 bytes each, at its full size.

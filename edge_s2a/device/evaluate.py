@@ -8,7 +8,7 @@ import numpy as np
 
 from edge_s2a.device.adapters import load_adapter
 from edge_s2a.device.batches import logits_of, read_batches
-from edge_s2a.device.data import Dataset, Sample
+from edge_s2a.device.data import Dataset, Sample, printable
 from edge_s2a.device.runtime import Runtime, load
 
 BATCH_SIZE = 4  # as fast as more, and half of what eight images take
@@ -55,8 +55,8 @@ def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) 
         for index, row in zip(indices, np.exp(log_softmax(logits)), strict=True):
             best = np.argsort(-row)[:top]
             predictions = [{"label": classes[k], "probability": float(row[k])} for k in best]
-            results.append({"image": str(images[index]), "predictions": predictions})
-    return results, dataset.skipped
+            results.append({"image": printable(images[index]), "predictions": predictions})
+    return results, {printable(name): reason for name, reason in dataset.skipped.items()}
 
 
 def all_logits(runtime: Runtime, dataset: Dataset) -> Iterator[tuple[list[int], np.ndarray]]:

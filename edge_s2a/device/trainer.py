@@ -19,7 +19,7 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches, training_steps
 from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
-from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
+from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset, printable
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged, watchdog
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
@@ -317,7 +317,7 @@ class Run:
             position.train_loss, train_accuracy, accuracy = None, None, 0.0
             text = "no step was finite"
         else:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.data.skipped.items())[:3])
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped().items())[:3])
             raise UserError(f"no image of {self.data.where} could be used ({reasons}); check the data")
         text = f"epoch {position.epoch + 1}/{self.settings.epochs}: {text}"
         val = {"accuracy": None, "loss": None}
@@ -423,7 +423,8 @@ class Run:
 
     def skipped(self) -> dict[str, str]:
         """Images that could not be used, with the reason."""
-        return {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
+        skipped = {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
+        return {printable(name): reason for name, reason in skipped.items()}
 
     def summarize(self) -> dict:
         """Writes RUN/summary.json."""
