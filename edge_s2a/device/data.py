@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ NO_LIMIT = 1 << 62
 PLUGINS = (
     BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
 )  # fmt: skip
+# What Pillow warns of is harmless, or the image is skipped and listed.
+warnings.filterwarnings("ignore", module="PIL")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
