@@ -76,6 +76,7 @@ class Artifact:
                 if entries[MANIFEST].file_size > MAX_MANIFEST_BYTES:
                     raise ValueError("manifest too large")
                 self._extents = {name: self._extent(entry) for name, entry in entries.items()}
+                self._require_apart()
                 text = archive.read(MANIFEST)
         except OSError as error:
             raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
@@ -100,6 +101,13 @@ class Artifact:
         if header[0] != b"PK\x03\x04" or offset % ALIGNMENT or offset + entry.file_size > self.file_bytes:
             raise ValueError(f"{entry.filename} is misplaced")
         return offset, entry.file_size
+
+    def _require_apart(self) -> None:
+        end = 0
+        for offset, size in sorted(self._extents.values()):
+            if offset < end:
+                raise ValueError("members lie over each other")
+            end = offset + size
 
     def verify(self, name: str) -> None:
         """Raises CheckError unless the member has the bytes that the manifest promises.

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FORMAT_VERSION = 4
@@ -83,9 +84,9 @@ class Manifest:
 def parse_manifest(text: bytes, where: str) -> Manifest:
     """Raises UserError for a manifest of another format version, or one that is not well formed."""
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
         version = fields["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} has no readable manifest ({error}); pack it anew") from error
     if version != FORMAT_VERSION:
         raise UserError(
@@ -97,8 +98,8 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         manifest = Manifest(**_checked(Manifest, fields))
         if manifest.labels is not None and len(manifest.labels) != manifest.num_classes:
             raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
-        if not all(isinstance(entry["sha256"], str) for entry in manifest.members.values()):
-            raise ValueError("digests that are not text")
+        if not all(type(entry["sha256"]) is str and type(entry["bytes"]) is int for entry in manifest.members.values()):
+            raise ValueError("members without size or digest")
         if manifest.trainable_parameters < 1 or not isinstance(manifest.golden_optimizer["lr"], float):
             raise ValueError("impossible numbers")
         return manifest

@@ -11,6 +11,20 @@ from typing import NamedTuple
 
 # Bits of a value by TensorProto.DataType.
 BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16, 21: 4, 22: 4}
+# All that the packager writes, by domain. None reads a file, calls code, or holds a graph of its own.
+OPERATORS = {
+    "": {
+        "Abs", "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "Cast", "Clip", "Col2Im", "Concat", "Conv",
+        "ConvTranspose", "Cos", "CumSum", "DequantizeLinear", "Div", "Equal", "Erf", "Exp", "Expand", "Gather", "Gelu",
+        "Gemm", "Greater", "GreaterOrEqual", "Identity", "LayerNormalization", "Less", "LessOrEqual", "Log",
+        "LogSoftmax", "Max", "MaxPool", "Min", "Mul", "Neg", "Not", "Pad", "Pow", "QuantizeLinear", "Reciprocal",
+        "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape",
+        "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Tile",
+        "Transpose", "Unsqueeze", "Where",
+    },
+    "com.microsoft": {"FusedMatMul"},
+}  # fmt: skip
+EXTERNAL = (13, 14)  # fields of a TensorProto: external_data, data_location
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
@@ -33,25 +47,28 @@ class OnnxNode(NamedTuple):
 
 
 class OnnxGraph(NamedTuple):
-    """`types` covers inputs, outputs and whatever nodes make; `constant_bytes` are those of all initializers."""
+    """`types` covers inputs, outputs and whatever nodes make; `constant_bytes` are those of all initializers, of which
+    there are `constants`."""
 
     inputs: list[str]
     outputs: list[str]
     nodes: list[OnnxNode]
     types: dict[str, OnnxType]
     constant_bytes: int
+    constants: int
 
 
 def read_onnx_graph(model: bytes) -> OnnxGraph:
-    """Raises ValueError if `model` is not a well-formed ONNX model whose values all have a known type and shape."""
+    """Raises ValueError if `model` is not a well-formed ONNX model of OPERATORS alone, which holds all its constants,
+    and whose values all have a known type and shape."""
     try:
         return _read_graph(_only(model, 7))
-    except (IndexError, KeyError, UnicodeDecodeError, TypeError) as error:
+    except (IndexError, KeyError, UnicodeDecodeError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"not a readable ONNX model: {error!r}") from error
 
 
 def _read_graph(buffer: bytes) -> OnnxGraph:
-    inputs, outputs, nodes, types, constant_bytes = [], [], [], {}, 0
+    inputs, outputs, nodes, types, constant_bytes, constants = [], [], [], {}, 0, 0
     known: dict[str, str] = {}  # a name is read many times and held once
 
     def name_of(text: bytes) -> str:
@@ -61,13 +78,19 @@ def _read_graph(buffer: bytes) -> OnnxGraph:
         if field == 1:
             parts = list(_fields(value))
             names = [[name_of(text) for number, text in parts if number == wanted] for wanted in (1, 2, 4)]
-            nodes.append(OnnxNode(names[2][0], names[0], names[1]))
+            operator, domain = names[2][0], _only(value, 7).decode()
+            if operator not in OPERATORS.get(domain, ()):
+                raise ValueError(f"operator {domain}:{operator}")
+            nodes.append(OnnxNode(operator, names[0], names[1]))
         elif field == 5:
             parts = list(_fields(value))
+            if any(number in EXTERNAL for number, _ in parts):
+                raise ValueError("a constant that lies in another file")
             shape = [size for number, packed in parts if number == 1 for size in _varints(packed)]
             bits = BITS[next(number for field, number in parts if field == 2)]
             types[name_of(_only(value, 8))] = constant = OnnxType(bits, shape, 0)
             constant_bytes += constant.bytes()
+            constants += 1
         elif field in (11, 12, 13):
             name = name_of(_only(value, 1))
             types[name] = _read_type(_only(_only(value, 2), 1))
@@ -76,7 +99,7 @@ def _read_graph(buffer: bytes) -> OnnxGraph:
     untyped = {name for node in nodes for name in node.outputs if name} - types.keys()
     if untyped:
         raise ValueError(f"values of no type: {sorted(untyped)}")
-    return OnnxGraph(inputs, outputs, nodes, types, constant_bytes)
+    return OnnxGraph(inputs, outputs, nodes, types, constant_bytes, constants)
 
 
 def _read_type(buffer: bytes) -> OnnxType:

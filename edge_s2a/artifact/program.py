@@ -7,6 +7,7 @@ graph, called once a block with that block's weights.
 import json
 from typing import NamedTuple
 
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 PROGRAMS = ("training", "inference")
@@ -31,7 +32,7 @@ def to_json(programs: dict[str, Program]) -> bytes:
 def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
     """Inverse of `to_json`. Raises UserError unless the calls name graphs that exist and make each value once."""
     try:
-        programs = {name: [Call(*row) for row in rows] for name, rows in json.loads(text).items()}
+        programs = {name: [Call(*row) for row in rows] for name, rows in parse_json(text).items()}
         if set(programs) != set(PROGRAMS):
             raise ValueError(f"programs {sorted(programs)}")
         for calls in programs.values():

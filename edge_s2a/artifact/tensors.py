@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 DTYPES = {
@@ -60,7 +61,7 @@ def decode(buffer: np.ndarray | bytes, where: str) -> tuple[dict[str, np.ndarray
     data = np.frombuffer(buffer, np.uint8)
     try:
         return _decode(data)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not a valid safetensors file ({error}); make or copy it anew") from error
 
 
@@ -71,7 +72,7 @@ def _decode(data: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if header_bytes > min(MAX_HEADER_BYTES, len(data) - LENGTH_BYTES):
         raise ValueError("header longer than the file")
     start = LENGTH_BYTES + header_bytes
-    header = json.loads(data[LENGTH_BYTES:start].tobytes())
+    header = parse_json(data[LENGTH_BYTES:start].tobytes())
     metadata = header.pop("__metadata__", {})
     if not all(isinstance(item, str) for item in (*metadata, *metadata.values())):
         raise ValueError("metadata that is not text")

@@ -7,6 +7,7 @@ import numpy as np
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer, read_bytes
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.errors import UserError
 
@@ -37,7 +38,7 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
         )
     check_shapes(loaded, manifest, f"adapter {path}")
     try:
-        classes = json.loads(metadata["classes"])
+        classes = parse_json(metadata["classes"])
     except (KeyError, ValueError) as error:
         raise UserError(f"adapter {path} does not name its classes ({error}); use another adapter") from error
     if not isinstance(classes, list) or len(classes) != manifest.num_classes:

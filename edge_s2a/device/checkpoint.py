@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer, read_bytes, sync_folder, writing
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
@@ -92,7 +93,7 @@ def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
     if digest(loaded, metadata) != promised:
         raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
     try:
-        return loaded, Position(**json.loads(metadata["position"])), json.loads(metadata["settings"])
+        return loaded, Position(**parse_json(metadata["position"])), parse_json(metadata["settings"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"checkpoint {path} was written by another version ({error})") from error
 

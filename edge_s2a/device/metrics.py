@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from edge_s2a.artifact.files import atomic_writer, writing
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.device.memory import MIB
 
 BAR_WIDTH = 20
@@ -38,7 +39,7 @@ def _keep(path: Path, steps: int, epochs: int) -> None:
         with open(path, encoding="utf-8", errors="replace") as old, atomic_writer(path) as new:
             for line in old:
                 with contextlib.suppress(ValueError, KeyError):
-                    values = json.loads(line)
+                    values = parse_json(line)
                     is_kept = values["epoch"] <= epochs if values["kind"] == "epoch" else values["step"] <= steps
                     if is_kept:
                         new.write(line.encode())

@@ -52,9 +52,9 @@ def share_threads(threads: int) -> None:
     """Makes all graphs of this process share `threads` threads, where the engine can: onnxruntime 1.19 cannot.
 
     Afterwards it refuses any session with threads of its own, so this is for a process that is all ours, before its
-    first Engine.
+    first Engine. The first call decides how many.
     """
-    if hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+    if not _shared_threads and hasattr(onnxruntime, "set_global_thread_pool_sizes"):
         onnxruntime.set_global_thread_pool_sizes(threads, 1)
         _shared_threads.append(threads)
 

@@ -3,6 +3,7 @@
 import json
 from typing import NamedTuple
 
+from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 KINDS = ("workspace", "saved", "weight", "segments")
@@ -65,7 +66,7 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
     try:
         graphs = {
             name: GraphPlan(entry["constant_bytes"], [Lifetime(*row[:4], KINDS[row[4]]) for row in entry["lifetimes"]])
-            for name, entry in json.loads(text).items()
+            for name, entry in parse_json(text).items()
         }
         if set(graphs) != {"training", "inference"}:
             raise ValueError(f"graphs {sorted(graphs)}")

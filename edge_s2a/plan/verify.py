@@ -17,7 +17,7 @@ from edge_s2a.artifact.onnx_graph import OnnxGraph, OnnxNode, OnnxType, read_onn
 from edge_s2a.artifact.program import Call, Program, last_readers
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.errors import CheckError, UserError
-from edge_s2a.plan.arena import live_bytes, round_up, simulate
+from edge_s2a.plan.arena import ALIGNMENT, live_bytes, round_up, simulate
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
 
 MAY_OVERWRITE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
@@ -49,8 +49,10 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
     errors = []
     for name, calls in programs.items():
         plan = plans[name]
-        constant_bytes = sum(graphs[number].constant_bytes for number in {call.graph for call in calls})
-        if plan.constant_bytes < constant_bytes:
+        used = [graphs[number] for number in {call.graph for call in calls}]
+        constant_bytes = sum(graph.constant_bytes for graph in used)
+        rounding_bytes = ALIGNMENT * sum(graph.constants for graph in used)
+        if not constant_bytes <= plan.constant_bytes <= constant_bytes + rounding_bytes:
             errors.append(f"{name} has {constant_bytes} bytes of constants, {plan.constant_bytes} are planned")
         count = sum(len(graphs[call.graph].nodes) for call in calls)
         if plan.lifetimes[-1].first >= count or max(life.last for life in plan.lifetimes) >= count:

@@ -1,0 +1,127 @@
+"""Nothing in a file is trusted: whatever is opened, the command ends with an exit code and one message."""
+
+import ast
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+
+import onnx
+import pytest
+
+from edge_s2a.artifact.archive import MEMBERS, Artifact, digests, graph_member, write_archive
+from edge_s2a.artifact.onnx_graph import read_onnx_graph
+from tests.conftest import PROJECT, assert_refused, run_command, write_images
+
+MIB = 1 << 20
+
+
+def fuzz(artifact, folder, first: int, count: int) -> dict:
+    """What tests/field/fuzz.py prints. Its standard error names the case at which it failed."""
+    data = write_images(folder / "data", 4, seed=0)
+    options = ["--epochs", "1", "--memory-budget", "400MiB", "--threads", "1"]
+    done = run_command("train", artifact, "--data", data, "--output", folder / "run", *options)
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, PROJECT / "tests" / "field" / "fuzz.py", artifact, data, folder, first, count]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def assert_survived(result: dict, count: int) -> None:
+    """Exit code 0 is that of a file which is still whole: a mutation of bytes that mean nothing, or of a value to
+    another that is as good. The budget of each case is 400 MiB; this model needs 80."""
+    codes = {int(code): number for code, number in result["codes"].items()}
+    assert sum(codes.values()) == count
+    assert set(codes) <= {0, 2, 3, 4}
+    assert codes.get(2, 0) + codes.get(4, 0) > 0.8 * count
+    assert result["peak_bytes"] < 150 * MIB
+
+
+def test_three_hundred_mutated_files(small_artifact, tmp_path):
+    assert_survived(fuzz(small_artifact, tmp_path, 0, 300), 300)
+
+
+@pytest.mark.soak
+def test_ten_thousand_mutated_files(small_artifact, tmp_path):
+    count = int(os.environ.get("EDGE_S2A_MUTATIONS", "10000"))
+    result = fuzz(small_artifact, tmp_path, time.time_ns() % 2**40, count)
+    assert_survived(result, count)
+    print(f"files {count}, exit codes {result['codes']}, crashes 0, hangs 0, peak {result['peak_bytes'] / MIB:.0f} MiB")
+
+
+def with_graph(artifact, output, change):
+    """The artifact with `change` done to its first graph, an onnx.ModelProto, and right digests."""
+    opened = Artifact(artifact)
+    members = {name: opened.read(name) for name in opened.manifest.members}
+    model = onnx.load_from_string(members[graph_member(0)])
+    change(model)
+    members[graph_member(0)] = model.SerializeToString()
+    write_archive(output, dataclasses.replace(opened.manifest, members=digests(members)), members)
+    return output
+
+
+def read_a_file(model):
+    """A constant that lies in a file of the device."""
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../../etc/passwd")
+
+
+def call_foreign_code(model):
+    model.graph.node[0].op_type, model.graph.node[0].domain = "PyOp", "ai.onnx.contrib"
+
+
+def hide_a_graph(model):
+    model.graph.node[0].op_type = "If"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (read_a_file, "a constant that lies in another file"),
+        (call_foreign_code, "operator ai.onnx.contrib:PyOp"),
+        (hide_a_graph, "operator :If"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["check", "plan"])
+def test_a_graph_reaches_no_file_and_no_code(small_artifact, tmp_path, change, message, verb):
+    path = with_graph(small_artifact, tmp_path / "hostile.s2a", change)
+    options = ["--memory-budget", "400MiB"] if verb == "plan" else []
+    assert_refused(run_command(verb, path, *options), 2, message, "pack it anew")
+
+
+def test_every_operator_that_the_packager_writes_is_allowed(small_artifact):
+    artifact = Artifact(small_artifact)
+    for number in range(artifact.graph_count):
+        read_onnx_graph(artifact.read(graph_member(number)))
+
+
+def test_members_that_lie_over_each_other_are_refused(small_artifact, tmp_path):
+    """The directory says that one member begins where another does."""
+    data = bytearray(small_artifact.read_bytes())
+    with zipfile.ZipFile(small_artifact) as archive:
+        first, second = (archive.getinfo(name) for name in MEMBERS[:2])
+    place = data.rindex(b"PK\x01\x02", 0, data.rindex(second.filename.encode()))
+    data[place + 42 : place + 46] = first.header_offset.to_bytes(4, "little")
+    data[place + 20 : place + 28] = first.file_size.to_bytes(4, "little") * 2
+    path = tmp_path / "overlapping.s2a"
+    path.write_bytes(data)
+    assert_refused(run_command("inspect", path), 2, "is not a complete .s2a artifact", "copy or pack it anew")
+
+
+def test_no_pickle_on_the_device():
+    """Nothing that the device imports of us names pickle, and numpy is told to refuse it."""
+    for folder in ("device", "artifact", "plan", "codec"):
+        for path in (PROJECT / "edge_s2a" / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [alias.name for alias in node.names] + [getattr(node, "module", "") or ""]
+                    assert not {"pickle", "marshal", "shelve", "dill"}.intersection(names), path
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+                    assert "allow_pickle=False" in ast.unparse(node), path
