@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    import torch
+
+    torch.set_num_threads(1)  # for another worker has the other core
+
 PROJECT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}

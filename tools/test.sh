@@ -5,5 +5,5 @@ source "$(dirname "$0")/setup.sh" host,test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
-if [ $# -eq 0 ]; then set -- -m "not study and not soak"; fi
+if [ $# -eq 0 ]; then set -- -m "not study and not soak" -n 2 --dist loadfile; fi
 exec .venv/bin/pytest "$@"
