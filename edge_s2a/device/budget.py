@@ -24,9 +24,10 @@ from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
 
 # Decoding one image: data.decode_bytes says what it takes.
-DECODE_RESERVE_BYTES = 6 * MIB
-# Thread stacks, the engine's frames, growth of Python's heap during a run: measured up to 2 MiB.
-RUN_RESERVE_BYTES = 2 * MIB
+DECODE_RESERVE_BYTES = 3 * MIB
+# Thread stacks, the engine's frames and pages of its code that the first run touches, growth of Python's heap, a
+# decoder's tables: measured up to 5 MiB.
+RUN_RESERVE_BYTES = 5 * MIB
 # With less than this left by machine or cgroup memory is scarce. A cgroup limited to the budget leaves more: mapped
 # files, some 30 MiB of libraries alone, do not count there.
 LEAST_FREE_BYTES = 16 * MIB
