@@ -462,7 +462,7 @@ def evaluate(options) -> int:
     result = evaluation.evaluate(runtime, dataset)
     if not result["count"]:
         raise UserError(f"no image of {dataset.where} could be read; check the data")
-    result["skipped"] = dataset.skipped
+    result["skipped"] = dataset.skipped_names()
     rows = [
         ("accuracy", f"{100 * result['accuracy']:.2f} %"),
         ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f}"),

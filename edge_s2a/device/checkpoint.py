@@ -37,7 +37,7 @@ class Position:
     updates: int = 0  # steps that the optimizer's state has seen
     failures: int = 0  # steps in a row whose loss or gradient was not finite
     rate_share: float = 1.0  # of the learning rate that was asked for; halved when it is too much
-    lowest_loss: float = float("inf")  # of an epoch
+    lowest_loss: float = float("inf")  # of an epoch, or of the first step
     training_s: float = 0.0  # in optimizer steps
     elapsed_s: float = 0.0  # in all
 

@@ -71,6 +71,10 @@ class Dataset:
     arrays: np.ndarray | None = None  # uint8 (images, height, width, 3) of a .npz, mapped
     skipped: dict[str, str] = field(default_factory=dict)
 
+    def skipped_names(self) -> dict[str, str]:
+        """`skipped` by names that can be written anywhere."""
+        return {printable(name): reason for name, reason in self.skipped.items()}
+
 
 def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
     """The images of `path`: a folder with one folder a class, or with {train,val} above these, or a .npz.

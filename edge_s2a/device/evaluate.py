@@ -56,7 +56,7 @@ def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) 
             best = np.argsort(-row)[:top]
             predictions = [{"label": classes[k], "probability": float(row[k])} for k in best]
             results.append({"image": printable(images[index]), "predictions": predictions})
-    return results, {printable(name): reason for name, reason in dataset.skipped.items()}
+    return results, dataset.skipped_names()
 
 
 def all_logits(runtime: Runtime, dataset: Dataset) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -19,7 +19,7 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches, training_steps
 from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
-from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset, printable
+from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged, watchdog
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
@@ -423,8 +423,7 @@ class Run:
 
     def skipped(self) -> dict[str, str]:
         """Images that could not be used, with the reason."""
-        skipped = {**self.data.skipped, **(self.val_data.skipped if self.val_data else {})}
-        return {printable(name): reason for name, reason in skipped.items()}
+        return self.data.skipped_names() | (self.val_data.skipped_names() if self.val_data else {})
 
     def summarize(self) -> dict:
         """Writes RUN/summary.json."""

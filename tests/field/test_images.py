@@ -167,6 +167,9 @@ def test_a_name_that_is_not_utf8_is_listed_as_well_as_it_can_be(small_artifact, 
     done = run_command("train", small_artifact, "--data", data, "--output", tmp_path / "run", *OPTIONS, "--json")
     assert done.returncode == 0, done.stderr
     assert [os.path.basename(path) for path in done.json["skipped"]] == ["caf\ufffd.png"]
+    adapter = ["--adapter", tmp_path / "run" / "best.safetensors"]
+    judged = run_command("eval", small_artifact, *adapter, "--data", data, "--json")
+    assert [os.path.basename(path) for path in judged.json["skipped"]] == ["caf\ufffd.png"]
 
 
 VANISHING = """
