@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -102,6 +103,22 @@ def pack(path: Path, **options) -> Path:
     from edge_s2a.host.package import package
 
     package(options_of(**options), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this tree."""
+    output = tmp_path_factory.mktemp("wheel")
+    source = tmp_path_factory.mktemp("source") / "edge-s2a"
+    # From a copy: building leaves build/ behind, and stale files of it would enter the wheel.
+    shutil.copytree(PROJECT / "edge_s2a", source / "edge_s2a", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(PROJECT / name, source / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", output, source], check=True, capture_output=True
+    )
+    (path,) = output.glob("*.whl")
     return path
 
 

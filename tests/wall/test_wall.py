@@ -46,21 +46,6 @@ def pip_install(python, *arguments):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    output = tmp_path_factory.mktemp("wheel")
-    source = tmp_path_factory.mktemp("source") / "edge-s2a"
-    # From a copy: building leaves build/ behind, and stale files of it would enter the wheel.
-    shutil.copytree(PROJECT / "edge_s2a", source / "edge_s2a", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(PROJECT / name, source / name)
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", output, source], check=True, capture_output=True
-    )
-    (path,) = output.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
 def device_python(wheel):
     from importlib.metadata import requires
 
