@@ -17,13 +17,14 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
+        require_signature(options)
         return options.run(options)
     except UserError as error:
         # One line, also where it quotes a library's message of many.
         print(f"edge-s2a {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        can_resume = options.verb == "train" and any((options.output / "checkpoint").glob("[sp]*.safetensors"))
+        can_resume = options.verb == "train" and has_checkpoint(options.output)
         hint = "; a checkpoint was written, --resume continues" if can_resume else ""
         print(f"edge-s2a {options.verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
@@ -139,6 +140,7 @@ def add_pack(verbs) -> None:
         )
     parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8", "int4"])
     parser.add_argument("--seed", type=whole, default=0, help="of the new head")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the artifact: PEM file, Ed25519 private key")
 
 
 def pack(options) -> int:
@@ -172,6 +174,7 @@ def pack(options) -> int:
         calibration=options.calibration,
         weight_format=options.weight_format,
         seed=options.seed,
+        sign=options.sign,
     )
     package(what, options.output)
     return describe(options, options.output)
@@ -195,7 +198,7 @@ def read_labels(path: Path) -> list[str]:
 
 def add_inspect(verbs) -> None:
     parser = new_verb(verbs, "inspect", inspect, "show what an artifact holds")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_artifact(parser)
 
 
 def inspect(options) -> int:
@@ -221,6 +224,7 @@ def describe(options, path: Path) -> int:
         "total_parameters": manifest.total_parameters,
         "saved_bytes_per_image": manifest.saved_bytes_per_image,
         "file_bytes": artifact.file_bytes,
+        "signed": artifact.signature is not None,
         "members": {name: entry["bytes"] for name, entry in manifest.members.items()},
         "format_version": manifest.format_version,
     }
@@ -237,6 +241,7 @@ def describe(options, path: Path) -> int:
                 "classes",
                 f"{manifest.num_classes}" + (f": {', '.join(manifest.labels)}" if manifest.labels else ""),
             ),
+            ("signed", "yes; --require-signature verifies it" if artifact.signature else "no"),
             ("adapter", f"{'+'.join(manifest.adapter)} and head"),
             ("trainable", f"{trainable} of {total} parameters ({100 * trainable / total:.2f} %)"),
             (
@@ -257,7 +262,7 @@ def add_run_options(parser) -> None:
     add_memory_budget(parser, required=True)
     parser.add_argument("--batch-size", type=positive(int), default=16, help="images an optimizer step")
     parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
-    add_threads(parser)
+    add_engine(parser)
 
 
 def add_memory_budget(parser, **options) -> None:
@@ -267,15 +272,36 @@ def add_memory_budget(parser, **options) -> None:
     )  # fmt: skip
 
 
-def add_threads(parser) -> None:
+def add_artifact(parser) -> None:
+    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    parser.add_argument(
+        "--require-signature", type=Path, metavar="PUBKEY",
+        help="refuse an artifact that is not signed by the owner of this key: PEM file, Ed25519 public key",
+    )  # fmt: skip
+
+
+def require_signature(options) -> None:
+    """Before anything of the artifact is used. Digests of its members are verified when these are read."""
+    if getattr(options, "require_signature", None):
+        from edge_s2a.artifact.archive import Artifact
+
+        Artifact(options.artifact).require_signature(options.require_signature)
+
+
+def add_engine(parser) -> None:
     parser.add_argument("--threads", type=positive(int), help="of the engine; default: physical cores")
+    parser.add_argument(
+        "--provider", choices=["cpu", "cuda", "tensorrt"], default="cpu",
+        help="what computes; the budget does not count memory of a GPU",
+    )  # fmt: skip
 
 
-def start_threads(options) -> int:
+def start_engine(options) -> int:
     """The number of the engine's threads, which all graphs of this process share from now on."""
     from edge_s2a.device.runtime import default_threads
-    from edge_s2a.device.session import share_threads
+    from edge_s2a.device.session import share_threads, use_provider
 
+    use_provider(options.provider)
     threads = options.threads or default_threads()
     share_threads(threads)
     return threads
@@ -283,7 +309,7 @@ def start_threads(options) -> int:
 
 def add_plan(verbs) -> None:
     parser = new_verb(verbs, "plan", plan, "show what would run under a memory budget")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_artifact(parser)
     add_run_options(parser)
 
 
@@ -293,7 +319,7 @@ def plan(options) -> int:
     from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
 
     memory = plan_memory(
-        options.artifact, parse_budget(options.memory_budget), options.batch_size, start_threads(options),
+        options.artifact, parse_budget(options.memory_budget), options.batch_size, start_engine(options),
         options.optimizer,
     )  # fmt: skip
     result = {
@@ -327,14 +353,14 @@ def plan(options) -> int:
 
 def add_check(verbs) -> None:
     parser = new_verb(verbs, "check", check, "verify an artifact and replay its golden step on this machine")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
-    add_threads(parser)
+    add_artifact(parser)
+    add_engine(parser)
 
 
 def check(options) -> int:
     from edge_s2a.device import selfcheck
 
-    result = selfcheck.check(options.artifact, start_threads(options))
+    result = selfcheck.check(options.artifact, start_engine(options))
     show(
         options,
         result,
@@ -358,7 +384,7 @@ def check(options) -> int:
 
 def add_train(verbs) -> None:
     parser = new_verb(verbs, "train", train, "fine-tune the adapter inside a memory budget")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_artifact(parser)
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, with or without train/val; or .npz")
     parser.add_argument("--val-data", type=Path, help="validation images, if not DIR/val of --data")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the results")
@@ -377,6 +403,9 @@ def add_train(verbs) -> None:
     parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
     parser.add_argument(
+        "--resume-or-start", action="store_true", help="the same if there is one, else a new run: for services"
+    )
+    parser.add_argument(
         "--checkpoint-minutes",
         type=not_negative,
         default=10.0,
@@ -390,6 +419,10 @@ def add_train(verbs) -> None:
     )
 
 
+def has_checkpoint(run: Path) -> bool:
+    return any((run / "checkpoint").glob("[sp]*.safetensors"))
+
+
 def train(options) -> int:
     from edge_s2a.device import trainer
     from edge_s2a.device.available import parse_budget
@@ -400,7 +433,7 @@ def train(options) -> int:
         data=options.data,
         output=options.output,
         memory_budget_bytes=parse_budget(options.memory_budget),
-        threads=start_threads(options),
+        threads=start_engine(options),
         val_data=options.val_data,
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -412,7 +445,7 @@ def train(options) -> int:
         augment=options.augment,
         seed=options.seed,
         clip_norm=options.clip_norm or math.inf,
-        resume=options.resume,
+        resume=options.resume or (options.resume_or_start and has_checkpoint(options.output)),
         checkpoint_minutes=options.checkpoint_minutes,
         max_temperature_c=options.max_temperature,
         watchdog_minutes=options.watchdog_minutes,
@@ -443,11 +476,11 @@ def train(options) -> int:
 
 def add_eval(verbs) -> None:
     parser = new_verb(verbs, "eval", evaluate, "accuracy of an adapter on labelled images")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_artifact(parser)
     parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, with or without train/val; or .npz")
     add_memory_budget(parser, default="auto")
-    add_threads(parser)
+    add_engine(parser)
 
 
 def evaluate(options) -> int:
@@ -456,7 +489,7 @@ def evaluate(options) -> int:
     from edge_s2a.device.data import open_dataset
 
     runtime, classes = evaluation.load_adapted(
-        options.artifact, options.adapter, parse_budget(options.memory_budget), start_threads(options)
+        options.artifact, options.adapter, parse_budget(options.memory_budget), start_engine(options)
     )
     dataset = open_dataset(options.data, "val", classes, runtime.artifact.manifest.num_classes)
     result = evaluation.evaluate(runtime, dataset)
@@ -475,12 +508,12 @@ def evaluate(options) -> int:
 
 def add_predict(verbs) -> None:
     parser = new_verb(verbs, "predict", predict, "classes of single images")
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    add_artifact(parser)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
     parser.add_argument("--top", type=positive(int), default=1, help="classes an image")
     add_memory_budget(parser, default="auto")
-    add_threads(parser)
+    add_engine(parser)
 
 
 def predict(options) -> int:
@@ -488,7 +521,7 @@ def predict(options) -> int:
     from edge_s2a.device.available import parse_budget
 
     runtime, classes = evaluation.load_adapted(
-        options.artifact, options.adapter, parse_budget(options.memory_budget), start_threads(options)
+        options.artifact, options.adapter, parse_budget(options.memory_budget), start_engine(options)
     )
     results, unreadable = evaluation.predict(runtime, options.images, classes, options.top)
     if options.json:

@@ -106,6 +106,23 @@ def pack(path: Path, **options) -> Path:
     return path
 
 
+SOAK_ROWS: list[tuple] = []
+
+
+@pytest.fixture(scope="session")
+def soak_table():
+    """Adds a row to the table at the end of a soak run: what was done, how often, and how often it went wrong."""
+    return lambda *row: SOAK_ROWS.append(row)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if SOAK_ROWS:
+        titles = ("what", "tried", "lost or wrong", "crashes", "hangs", "over budget")
+        width = max(len(row[0]) for row in SOAK_ROWS)
+        for first, *others in (titles, *SOAK_ROWS):
+            terminalreporter.write_line(f"{first:<{width}}" + "".join(f"{cell!s:>15}" for cell in others))
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
     """The wheel of this tree."""

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv with everything a workstation needs, if it is not there yet.
 # $1: the extras to install.
 set -euo pipefail

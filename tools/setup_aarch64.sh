@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by test_aarch64.sh: makes .aarch64/ with CPython and the device's dependencies for aarch64, and QEMU to run
 # them. Needs no root: Debian's packages are unpacked, not installed.
 # .aarch64/python is that CPython; a folder that AARCH64_SITE names takes the place of .aarch64/site, its packages.

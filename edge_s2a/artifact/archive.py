@@ -9,12 +9,17 @@ import os
 import struct
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.manifest import Manifest, parse_manifest
+from edge_s2a.artifact.signature import SIGNATURE_BYTES, verify_signature
 from edge_s2a.errors import CheckError, UserError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MANIFEST = "manifest.json"
 PROGRAM = "program.json"
@@ -23,6 +28,7 @@ CONSTANTS = "constants.safetensors"
 ADAPTER = "adapter.safetensors"
 GOLDEN = "golden.safetensors"
 PLAN = "plan.json"
+SIGNATURE = "signature.ed25519"  # of the manifest's bytes; optional
 MEMBERS = (PROGRAM, CONSTANTS, WEIGHTS, ADAPTER, GOLDEN, PLAN)  # beside the graphs
 
 ALIGNMENT = 4096
@@ -44,15 +50,20 @@ def digests(members: dict[str, bytes]) -> dict[str, dict]:
     return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in members.items()}
 
 
-def write_archive(path: Path, manifest: Manifest, members: dict[str, bytes]) -> None:
-    """Writes the artifact at `path`, wholly or not at all. Raises UserError for a member of over 1.9 GiB."""
+def write_archive(
+    path: Path, manifest: Manifest, members: dict[str, bytes], key: "Ed25519PrivateKey | None" = None
+) -> None:
+    """Writes the artifact at `path`, wholly or not at all, signed with `key` if one is given. Raises UserError for a
+    member of over 1.9 GiB."""
     for name, data in members.items():
         if len(data) > MAX_MEMBER_BYTES:
             raise UserError(
                 f"{name} takes {len(data)} bytes, more than a .s2a member can; pack with --weight-format int8"
             )
+    text = manifest.to_json()
+    signature = {SIGNATURE: key.sign(text)} if key else {}
     with atomic_writer(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {MANIFEST: manifest.to_json(), **members}.items():
+        for name, data in {MANIFEST: text, **members, **signature}.items():
             entry = zipfile.ZipInfo(name, EPOCH)
             start = file.tell() + LOCAL_HEADER.size + len(name.encode())
             padding = -(start + 4) % ALIGNMENT
@@ -77,19 +88,32 @@ class Artifact:
                     raise ValueError("manifest too large")
                 self._extents = {name: self._extent(entry) for name, entry in entries.items()}
                 self._require_apart()
-                text = archive.read(MANIFEST)
+                self._manifest_text = archive.read(MANIFEST)
+                self.signature = self._read_signature(archive) if SIGNATURE in entries else None
         except OSError as error:
             raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
         except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error, EOFError) as error:
             raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
         # Before the members: those of another format version are others.
-        self.manifest = parse_manifest(text, str(path))
+        self.manifest = parse_manifest(self._manifest_text, str(path))
+        entries.pop(SIGNATURE, None)
         self.graph_count = len(entries) - len(MEMBERS) - 1
         graphs = {graph_member(number) for number in range(self.graph_count)}
         if set(entries) != {MANIFEST, *MEMBERS, *graphs}:
             raise UserError(f"{path} is not a complete .s2a artifact (members {sorted(entries)}); copy or pack it anew")
         if set(self.manifest.members) != set(entries) - {MANIFEST}:
             raise UserError(f"{path}: manifest and members disagree; copy or pack it anew")
+
+    @staticmethod
+    def _read_signature(archive: zipfile.ZipFile) -> bytes:
+        if archive.getinfo(SIGNATURE).file_size != SIGNATURE_BYTES:
+            raise ValueError(f"{SIGNATURE} does not have {SIGNATURE_BYTES} bytes")
+        return archive.read(SIGNATURE)
+
+    def require_signature(self, public_key: Path) -> None:
+        """Raises CheckError unless the manifest, and with it the digests of all members, is signed by the owner of the
+        key."""
+        verify_signature(self._manifest_text, self.signature, public_key, str(self.path))
 
     def _extent(self, entry: zipfile.ZipInfo) -> tuple[int, int]:
         """(offset, bytes) of a member's data."""

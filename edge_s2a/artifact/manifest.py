@@ -10,7 +10,7 @@ from typing import Any
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # What JSON must hold for a field of this type; the contents of lists and objects are checked where used.
 JSON_TYPES = {
     int: int,
@@ -96,8 +96,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     try:
         fields["preprocessing"] = Preprocessing(**_checked(Preprocessing, fields["preprocessing"]))
         manifest = Manifest(**_checked(Manifest, fields))
-        if manifest.labels is not None and len(manifest.labels) != manifest.num_classes:
-            raise ValueError(f"{len(manifest.labels)} labels for {manifest.num_classes} classes")
+        labels = manifest.labels
+        if labels is not None and not (are_names(labels) and len(labels) == manifest.num_classes):
+            raise ValueError(f"labels {labels} for {manifest.num_classes} classes")
+        if not all(are_names(names) for names in (manifest.adapter, manifest.head, manifest.low_rank_maps)):
+            raise ValueError("names that are not text")
         if not all(type(entry["sha256"]) is str and type(entry["bytes"]) is int for entry in manifest.members.values()):
             raise ValueError("members without size or digest")
         if manifest.trainable_parameters < 1 or not isinstance(manifest.golden_optimizer["lr"], float):
@@ -105,6 +108,10 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error
+
+
+def are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:

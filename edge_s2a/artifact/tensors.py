@@ -4,6 +4,7 @@ A buffer is: u64 little-endian length of the header, the header (JSON: name -> d
 "__metadata__" -> strings), then the tensors, contiguous and without holes.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -46,6 +47,20 @@ def write(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, st
         file.write(np.ascontiguousarray(array).data)
 
 
+def write_with_digest(file: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """The same, with `digest` as metadata entry "sha256"."""
+    write(file, tensors, metadata | {"sha256": digest(tensors, metadata)})
+
+
+def digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes and values, in the order of the names, and of the metadata."""
+    total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, array in sorted(tensors.items()):
+        total.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
 def encode(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> bytes:
     """The buffer that `write` writes."""
     file = io.BytesIO()
@@ -63,6 +78,12 @@ def decode(buffer: np.ndarray | bytes, where: str) -> tuple[dict[str, np.ndarray
         return _decode(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} is not a valid safetensors file ({error}); make or copy it anew") from error
+
+
+def has_its_digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bool:
+    """Whether a decoded buffer is what write_with_digest wrote."""
+    apart = {key: value for key, value in metadata.items() if key != "sha256"}
+    return metadata.get("sha256") == digest(tensors, apart)
 
 
 def _decode(data: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:

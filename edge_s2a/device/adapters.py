@@ -8,10 +8,10 @@ import numpy as np
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer, read_bytes
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.artifact.manifest import Manifest, are_names
 from edge_s2a.errors import UserError
 
-FORMAT = "edge-s2a adapter 1"
+FORMAT = "edge-s2a adapter 2"
 
 
 def save_adapter(path: Path, adapter: dict[str, np.ndarray], manifest: Manifest, classes: list[str]) -> None:
@@ -23,7 +23,7 @@ def save_adapter(path: Path, adapter: dict[str, np.ndarray], manifest: Manifest,
         "classes": json.dumps(classes, ensure_ascii=False),
     }
     with atomic_writer(path) as file:
-        tensors.write(file, adapter, metadata)
+        tensors.write_with_digest(file, adapter, metadata)
 
 
 def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -31,6 +31,8 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
     loaded, metadata = tensors.decode(read_bytes(path, "adapter"), f"adapter {path}")
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not an adapter that edge-s2a train wrote; give RUN/best.safetensors")
+    if not tensors.has_its_digest(loaded, metadata):
+        raise UserError(f"adapter {path} is damaged: its checksum is wrong; use another copy")
     if metadata.get("model_digest") != manifest.model_digest:
         raise UserError(
             f"adapter {path} belongs to another artifact (model {metadata.get('model')}); "
@@ -41,7 +43,7 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
         classes = parse_json(metadata["classes"])
     except (KeyError, ValueError) as error:
         raise UserError(f"adapter {path} does not name its classes ({error}); use another adapter") from error
-    if not isinstance(classes, list) or len(classes) != manifest.num_classes:
+    if not are_names(classes) or len(classes) != manifest.num_classes:
         raise UserError(f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}")
     return loaded, classes
 

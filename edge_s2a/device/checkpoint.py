@@ -4,8 +4,9 @@ Power may fail at any moment: a file takes its name only when it is whole and on
 a digest tells whether the disk gives back what was written.
 """
 
-import hashlib
+import dataclasses
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
+LARGEST_COUNT = 1 << 53
 Arrays = dict[str, np.ndarray]
 
 
@@ -48,7 +50,7 @@ def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays],
     flat = {f"{group}/{name}": array for group, named in arrays.items() for name, array in named.items()}
     metadata = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
     with atomic_writer(folder / NEXT) as file:
-        tensors.write(file, flat, metadata | {"sha256": digest(flat, metadata)})
+        tensors.write_with_digest(file, flat, metadata)
     with writing(folder / FILE):
         if (folder / FILE).exists():
             os.replace(folder / FILE, folder / PREVIOUS)
@@ -89,13 +91,26 @@ def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> 
 def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
     """(tensors, position, settings). Raises UserError if the file is not what was written."""
     loaded, metadata = tensors.decode(read_bytes(path, "checkpoint"), f"checkpoint {path}")
-    promised = metadata.pop("sha256", None)
-    if digest(loaded, metadata) != promised:
+    if not tensors.has_its_digest(loaded, metadata):
         raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
     try:
-        return loaded, Position(**parse_json(metadata["position"])), parse_json(metadata["settings"])
+        return loaded, _position(parse_json(metadata["position"])), dict(parse_json(metadata["settings"]))
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"checkpoint {path} was written by another version ({error})") from error
+
+
+def _position(fields: dict) -> Position:
+    """Raises ValueError or TypeError unless each field is a number of its kind."""
+    position = Position(**fields)
+    for field in dataclasses.fields(Position):
+        value, is_count = getattr(position, field.name), isinstance(field.default, int)
+        if value is None and field.default is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int if is_count else (int, float)):
+            raise ValueError(f"{field.name} is {value!r}")
+        if math.isnan(value) or (is_count and not 0 <= value < LARGEST_COUNT):
+            raise ValueError(f"{field.name} is {value}")
+    return position
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -103,12 +118,3 @@ def remove_checkpoints(folder: Path) -> None:
     for name in (FILE, PREVIOUS, NEXT):
         with writing(folder / name):
             (folder / name).unlink(missing_ok=True)
-
-
-def digest(arrays: Arrays, metadata: dict[str, str]) -> str:
-    """SHA-256 of names, types, shapes and values, in the order of the names, and of the metadata."""
-    total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name, array in sorted(arrays.items()):
-        total.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()

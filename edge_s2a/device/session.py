@@ -16,11 +16,18 @@ from edge_s2a.artifact.program import PROGRAMS, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.adapters import check_shapes
 from edge_s2a.device.streaming import Placed, WeightStream, streamed_bytes
-from edge_s2a.errors import ArenaExhausted, UserError
+from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 
 ENGINE_VERSION = onnxruntime.__version__
 CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
 _shared_threads: list[int] = []  # how many all graphs of this process share; empty where each graph has its own
+# Each is tried before those after it, node by node; what none takes runs on the CPU.
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_providers = PROVIDERS["cpu"].copy()  # of every session created afterwards
 
 
 class StepResult(NamedTuple):
@@ -59,6 +66,18 @@ def share_threads(threads: int) -> None:
         _shared_threads.append(threads)
 
 
+def use_provider(name: str) -> None:
+    """Makes every session created afterwards run on the provider `name`, one of PROVIDERS. Raises UserError if this
+    engine has none of that kind."""
+    available = onnxruntime.get_available_providers()
+    if PROVIDERS[name][0] not in available:
+        raise UserError(
+            f"onnxruntime {ENGINE_VERSION} here has {', '.join(available)} and not {PROVIDERS[name][0]}; install "
+            "the onnxruntime-gpu of your device (deploy/README.md), or leave --provider away"
+        )
+    _providers[:] = [provider for provider in PROVIDERS[name] if provider in available]
+
+
 class Step(NamedTuple):
     """One call of a program."""
 
@@ -78,6 +97,7 @@ class Engine:
         that one call reads. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
+        self._where = str(artifact.path)
         mapping = artifact.map(WEIGHTS)
         weights, _ = decode(mapping, f"{WEIGHTS} of {artifact.path}")
         self.weight_bytes = len(mapping)
@@ -103,11 +123,9 @@ class Engine:
         used = sorted({call.graph for call in calls})
         sessions = {number: _session(artifact, graph_member(number), threads) for number in used}
         always = {*self._inputs, *weights}
-        self._programs = {name: self._steps(programs[name], always, sessions, str(artifact.path)) for name in names}
+        self._programs = {name: self._steps(programs[name], always, sessions) for name in names}
 
-    def _steps(
-        self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession], where: str
-    ) -> list[Step]:
+    def _steps(self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession]) -> list[Step]:
         """always: the values that do not come from calls."""
         readers = last_readers(calls)
         known = {*always, IMAGE, TARGET}
@@ -118,7 +136,7 @@ class Engine:
             outputs = [entry.name for entry in session.get_outputs()]
             agree = len(inputs) == len(call.inputs) and len(outputs) == len(call.outputs)
             if not agree or not known.issuperset(call.inputs):
-                raise UserError(f"{where}: program and graphs disagree; pack it anew")
+                raise UserError(f"{self._where}: program and graphs disagree; pack it anew")
             done = [name for name in set(call.inputs) if name not in always and readers[name] == index]
             done += [name for name in call.outputs if name not in readers]
             known.update(call.outputs)
@@ -132,13 +150,13 @@ class Engine:
         """Forward and backward of one micro-batch.
 
         image float32 (batch, 3, height, width) normalised; target float32 (batch, classes): smoothed labels
-        over the effective batch size. Raises ArenaExhausted.
+        over the effective batch size. Raises ArenaExhausted, and CheckError where the engine fails otherwise.
         """
         logits = self._run("training", {IMAGE: image, TARGET: target})
         return StepResult(float(self._loss), logits, self._gradients)
 
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """float32 (batch, classes) for image float32 (batch, 3, height, width). Raises ArenaExhausted."""
+        """float32 (batch, classes) for image float32 (batch, 3, height, width). Raises as training_step."""
         return self._run("inference", {IMAGE: image})
 
     def _run(self, program: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -161,7 +179,10 @@ class Engine:
                 raise ArenaExhausted(
                     f"the engine needs more memory than was planned: {error}; give a larger --memory-budget"
                 ) from error
-            raise
+            raise CheckError(
+                f"onnxruntime {ENGINE_VERSION} fails in a graph of {self._where}: {error}; try edge-s2a check, or pack "
+                "the model anew"
+            ) from error
         return logits
 
 
@@ -202,12 +223,18 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.log_severity_level = 4  # errors reach the user as exceptions
     graph = artifact.read(member)
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, providers=_providers)
     except Exception as error:
         raise UserError(
             f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "
             "install onnxruntime 1.19 or newer, or pack the model anew"
         ) from error
+    if session.get_providers()[0] != _providers[0]:  # the engine only warns where a provider cannot start
+        raise UserError(
+            f"onnxruntime {ENGINE_VERSION} could not start {_providers[0]} on this device; check its driver and "
+            "libraries with nvidia-smi, or leave --provider away"
+        )
+    return session
 
 
 def _share(array: np.ndarray):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
+from edge_s2a.artifact.signature import load_private_key
 from edge_s2a.host.adapters.inject import inject
 from edge_s2a.host.adapters.lowrank import low_rank_maps
 from edge_s2a.host.batch_norm_fold import fold_batch_norms
@@ -34,6 +35,9 @@ from edge_s2a.host.segment import segment
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
 from edge_s2a.plan.lifetimes import to_json
 from edge_s2a.plan.verify import plan_errors
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # Images on which levels are fitted and bits allocated.
 CALIBRATION_BATCH = 16
@@ -58,6 +62,7 @@ class Options:
     calibration: Path | None = None
     weight_format: str = "int8"
     seed: int = 0
+    sign: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,9 @@ def package(options: Options, output: Path) -> Manifest:
     step, memory plan and manifest (docs/FORMAT.md). Raises UserError for anything the user can mend.
     """
     make_folder(output.parent)
+    key = load_private_key(options.sign) if options.sign else None
     adapted = adapt(options)
-    return write_artifact(options, adapted, build_graphs(options, adapted), output)
+    return write_artifact(options, adapted, build_graphs(options, adapted), output, key)
 
 
 def adapt(options: Options) -> Adapted:
@@ -131,8 +137,15 @@ def to_graph(
     return sink(remove_dead_code(graph))
 
 
-def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph], output: Path) -> Manifest:
-    """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once."""
+def write_artifact(
+    options: Options,
+    adapted: Adapted,
+    graphs: dict[str, Graph],
+    output: Path,
+    key: "Ed25519PrivateKey | None" = None,
+) -> Manifest:
+    """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once, signed
+    with `key` if there is one."""
     model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
     pieces, programs, constants = segment(graphs)
     plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
@@ -172,5 +185,5 @@ def write_artifact(options: Options, adapted: Adapted, graphs: dict[str, Graph],
         golden_optimizer=OPTIMIZER,
         members=archive.digests(members),
     )
-    archive.write_archive(output, manifest, members)
+    archive.write_archive(output, manifest, members, key)
     return manifest

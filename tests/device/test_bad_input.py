@@ -135,6 +135,19 @@ def test_adapter_of_another_artifact(small_artifact, tmp_path, data):
     assert_refused(done, 2, "best.safetensors", "another artifact")
 
 
+def test_an_adapter_with_one_bit_flipped(small_artifact, tmp_path, data):
+    """In the last value of a tensor, where it stays a finite number: only the digest tells."""
+    run = tmp_path / "run"
+    trained = train(small_artifact, data, run, "--epochs", 1)
+    assert trained.returncode == 0, trained.stderr
+    path = run / "adapter.safetensors"
+    flipped = bytearray(path.read_bytes())
+    flipped[-4] ^= 1
+    path.write_bytes(flipped)
+    refused = run_command("eval", small_artifact, "--adapter", path, "--data", data)
+    assert_refused(refused, 2, "adapter.safetensors is damaged", "use another copy")
+
+
 def test_adapter_that_is_no_adapter(small_artifact, tmp_path, data):
     path = tmp_path / "noise.safetensors"
     path.write_bytes(bytes(range(256)) * 10)
@@ -253,3 +266,14 @@ def test_a_golden_step_that_deviates(small_artifact, tmp_path):
     assert "gradients by" in done.stderr
     assert "(tolerance 5e-03)" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- engine --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there(small_artifact, provider):
+    """The tests run without a GPU build of the engine."""
+    done = run_command("check", small_artifact, "--provider", provider)
+    assert_refused(done, 2, "ExecutionProvider", "onnxruntime-gpu", "or leave --provider away")
+    assert run_command("check", small_artifact, "--provider", "cpu").returncode == 0
