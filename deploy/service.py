@@ -3,8 +3,8 @@
     python service.py NAME train model.s2a --data photos --output run --memory-budget 192MiB
     python service.py NAME remove
 
-with the python of ~/.local/share/edge-s2a/current/bin. NAME names the service, edge-s2a-NAME. After `train` come the options of `edge-s2a train`. The unit is written to
-~/.config/systemd/user and started. See deploy/README.md.
+with the python of ~/.local/share/edge-s2a/current/bin. NAME names the service, edge-s2a-NAME. After `train` come the
+options of `edge-s2a train`. The unit is written to ~/.config/systemd/user and started. See deploy/README.md.
 """
 
 import getpass

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,57 @@ def test_a_full_disk_ends_with_one_error_and_the_run_goes_on_later(
     assert_refused(done, 2, "cannot write", "free space or choose another place")
     assert run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume")).returncode == 0
     assert_same_result(stopped_run, whole_run[0])
+
+
+@pytest.fixture
+def read_only():
+    """Makes folders read-only, for root too, until the test ends: as a card that the kernel no longer trusts."""
+    if os.getuid():
+        pytest.skip("mounting a folder read-only needs root")
+    mounted = []
+
+    def make(folder):
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+        mounted.append(folder)
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_read_only_run_folder_ends_with_one_error_and_the_run_goes_on_elsewhere(
+    small_artifact, image_folder, whole_run, stopped_run, tmp_path, read_only
+):
+    read_only(stopped_run)
+    for more in (["--resume"], []):
+        done = run_command(*arguments(small_artifact, image_folder, stopped_run, *more))
+        assert_refused(done, 2, f"cannot write to folder {stopped_run}", "choose another --output")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(stopped_run, elsewhere)
+    assert run_command(*arguments(small_artifact, image_folder, elsewhere, "--resume")).returncode == 0
+    assert_same_result(elsewhere, whole_run[0])
+
+
+def test_a_run_folder_that_becomes_read_only_while_training(
+    small_artifact, image_folder, whole_run, tmp_path, read_only
+):
+    run = tmp_path / "run"
+    process = start(small_artifact, image_folder, run)
+    while not has_checkpoint(run):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    read_only(run)
+    process.send_signal(signal.SIGCONT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "cannot write" in stderr
+    assert "Traceback" not in stderr
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run, elsewhere)
+    assert run_command(*arguments(small_artifact, image_folder, elsewhere, "--resume")).returncode == 0
+    assert_same_result(elsewhere, whole_run[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
