@@ -16,9 +16,9 @@ peak of a process that only imports the same libraries is taken off for the colu
 - `onnxruntime:full`, `onnxruntime:bias`: onnxruntime-training 1.19.2 from its own artifacts, in a process without
   torch. The model is exported in training mode, so BatchNorm takes the batch's statistics, with attention not fused.
 
-PEFT and onnxruntime-training have environments of their own, made under build/memory, as are the artifacts. Each
+PEFT and onnxruntime-training have environments of their own, made under build/rivals, as are the artifacts. Each
 finished measurement is one line of --results and is not repeated. To measure edge-s2a anew, delete its lines (sed -i
-'/"bias:/d' docs/studies/memory.jsonl) and build/memory/artifacts, and run again with --methods 'bias:*'.
+'/"bias:/d' docs/studies/memory.jsonl) and build/rivals/artifacts, and run again with --methods 'bias:*'.
 """
 
 import argparse
@@ -26,28 +26,16 @@ import datetime
 import fnmatch
 import functools
 import json
-import os
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from records import PROJECT, append_record, read_records, run_verb
-from rivals.task import BATCH, CLASSES, LEARNING_RATE, STEPS, THREADS
+from rivals.processes import RIVALS, Failure, call, images, onnxruntime_artifacts, packed, peak_of, python_of
+from rivals.task import BATCH, LEARNING_RATE, MODELS, STEPS, THREADS
 
-RIVALS = PROJECT / "tools" / "rivals"
 WORK = PROJECT / "build" / "memory"
 MIB = 1 << 20
-MODELS = {
-    "vit_base_patch16_224": "ViT-B/16",
-    "deit_tiny_patch16_224": "DeiT-Tiny",
-    "swin_tiny_patch4_window7_224": "Swin-T",
-    "resnet50": "ResNet-50",
-    "mobilenetv2_100": "MobileNetV2",
-}
 BITS_AND_WEIGHTS = (("32", "int8"), ("4", "fp32"), ("4", "int8"), ("4", "int4"))
 OURS = [f"bias:{bits}:{weights}:{budget}" for bits, weights in BITS_AND_WEIGHTS for budget in ("whole", "least")]
 OURS += ["bias:4:int8:tenth"]
@@ -58,12 +46,6 @@ METHODS = [
     *OURS, *OURS_OF_VIT,
 ]  # fmt: skip
 LARGE_BUDGET = "16GiB"
-# What an environment holds beside what its name says, and whether it sees this one's packages.
-ENVIRONMENTS = {
-    "peft": (["peft"], True),
-    # The newest onnx whose models it reads; numpy 1 is what it was built for.
-    "onnxruntime": (["onnxruntime-training==1.19.2", "onnx==1.16.2", "numpy<2", "cerberus", "h5py"], False),
-}
 IDLE = {
     "bias": "edge_s2a.device.trainer",
     "torch": "torch, timm",
@@ -72,92 +54,12 @@ IDLE = {
 }
 
 
-class Failure(Exception):
-    """What could not be measured: the stage that failed, in a word, and the error."""
-
-    def __init__(self, stage: str, stderr: str):
-        super().__init__(stage)
-        self.stage, self.error = stage, last_error(stderr)
-
-
-def last_error(stderr: str) -> str:
-    """The last exception of a program's standard error in one line, without this machine's paths."""
-    lines = [line for line in stderr.splitlines() if line.strip() and not line.isdigit()]  # the launcher's is a number
-    code = [number for number, line in enumerate(lines) if line.startswith("  ")]
-    text = " ".join(" ".join(lines[code[-1] + 1 :] if code else lines[-1:]).split())
-    return text.replace(f"{PROJECT}/", "")[:400]
-
-
-# -- processes -----------------------------------------------------------------------------------------
-
-
-def child_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{RIVALS}", "OMP_NUM_THREADS": str(THREADS)}
-
-
-def call(stage: str, *command) -> subprocess.CompletedProcess:
-    """Raises Failure unless the command ends well."""
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, cwd=PROJECT, env=child_environment(), check=False
-    )
-    if done.returncode:
-        raise Failure(stage, done.stderr)
-    return done
-
-
-def peak_of(stage: str, *command) -> tuple[str, int]:
-    """(standard output, peak resident bytes) of a command, which runs under a launcher: see there why."""
-    done = call(stage, sys.executable, "-S", "-E", PROJECT / "tests" / "launcher.py", *command)
-    return done.stdout, int(done.stderr.splitlines()[-1])
-
-
-@functools.cache
-def python_of(program: str) -> Path:
-    """The interpreter of the environment that `program` has, which is made if it has none of its own yet."""
-    if program not in ENVIRONMENTS:
-        return Path(sys.executable)
-    requirements, sees_host = ENVIRONMENTS[program]
-    folder = WORK / "environments" / program
-    python = folder / "bin" / "python"
-    stamp = folder / "complete"
-    if not stamp.exists():
-        call("environment", sys.executable, "-m", "venv", "--clear", folder)
-        if sees_host:
-            own = call("environment", python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-            Path(own.stdout.strip(), "host.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        call("environment", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements)
-        stamp.touch()
-    return python
-
-
 @functools.cache
 def idle_bytes(program: str) -> int:
     return peak_of("imports", python_of(program), "-c", f"import {IDLE[program]}")[1]
 
 
 # -- what is measured ----------------------------------------------------------------------------------
-
-
-@functools.cache
-def images() -> Path:
-    """<class>/<number>.jpg: as many as STEPS batches, of the size of small photos."""
-    folder = WORK / "images"
-    rng = np.random.default_rng(0)
-    for number in range(STEPS * BATCH):
-        file = folder / f"class{number % CLASSES}" / f"{number}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        coarse = rng.integers(0, 256, (13, 15, 3), np.uint8)
-        Image.fromarray(coarse).resize((300, 260)).save(file)
-    return folder
-
-
-def packed(model: str, bits: str, weights: str) -> Path:
-    output = WORK / "artifacts" / f"{model}-{bits}-{weights}.s2a"
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        options = ["--num-classes", CLASSES, "--saved-bits", bits, "--weight-format", weights, "--output", output]
-        call("packing", sys.executable, "-m", "edge_s2a", "pack", model, *options)
-    return output
 
 
 def measure_ours(model: str, bits: str, weights: str, budget: str, torch_bytes: int | None) -> dict:
@@ -172,7 +74,7 @@ def measure_ours(model: str, bits: str, weights: str, budget: str, torch_bytes: 
     size = size.get(budget, budget)
     with tempfile.TemporaryDirectory() as folder:
         stdout, peak_bytes = peak_of(
-            "training", *command, "train", artifact, *options, size, "--data", images(), "--epochs", 1,
+            "training", *command, "train", artifact, *options, size, "--data", images(STEPS * BATCH), "--epochs", 1,
             "--lr", LEARNING_RATE, "--output", folder,
         )  # fmt: skip
     summary = json.loads(stdout)
@@ -185,11 +87,8 @@ def measure_torch(program: str, model: str, method: str) -> dict:
 
 
 def measure_onnxruntime(model: str, method: str) -> dict:
-    python, folder = python_of("onnxruntime"), WORK / "onnxruntime" / model
-    if not (folder / "model.onnx").exists():
-        call("export", sys.executable, RIVALS / "onnx_export.py", model, folder)
-    call("artifacts", python, RIVALS / "onnx_artifacts.py", folder, method)
-    return {"peak_bytes": peak_of("training", python, RIVALS / "onnx_train.py", folder / method)[1]}
+    folder = onnxruntime_artifacts(model, method)
+    return {"peak_bytes": peak_of("training", python_of("onnxruntime"), RIVALS / "onnx_train.py", folder)[1]}
 
 
 def measure(model: str, method: str, torch_bytes: int | None) -> dict:

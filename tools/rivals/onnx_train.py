@@ -1,6 +1,9 @@
-"""Trains from onnxruntime-training's artifacts on random images, with no torch: python onnx_train.py FOLDER."""
+"""Trains from onnxruntime-training's artifacts on random images, with no torch: python onnx_train.py FOLDER
+[STEPS]. Prints the seconds of each step as a JSON list."""
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +23,16 @@ def main() -> None:
     optimizer.set_learning_rate(LEARNING_RATE)
     rng = np.random.default_rng(0)
     model.train()
-    for _ in range(STEPS):
+    seconds = []
+    for _ in range(int(sys.argv[2]) if len(sys.argv) > 2 else STEPS):
         image = rng.standard_normal((BATCH, 3, IMAGE_SIZE, IMAGE_SIZE), np.float32)
-        model(image, rng.integers(0, CLASSES, BATCH))
+        labels = rng.integers(0, CLASSES, BATCH)
+        start_s = time.perf_counter()
+        model(image, labels)
         optimizer.step()
         model.lazy_reset_grad()
+        seconds.append(time.perf_counter() - start_s)
+    print(json.dumps(seconds))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Trains in eager torch, with random weights on random images: python torch_train.py MODEL METHOD.
+"""Trains in torch, with random weights on random images: python torch_train.py MODEL METHOD [STEPS].
 
-METHOD: `full`; `checkpointing`, the same with timm's gradient checkpointing; `bias`, the parameters that
-`edge-s2a pack --adapter bias` trains; `lora`, rank 8 by the package peft, and the head.
+METHOD: `full`; `checkpointing`, the same with timm's gradient checkpointing; `compile`, the same by torch.compile;
+`bias`, the parameters that `edge-s2a pack --adapter bias` trains; `lora`, rank 8 by the package peft, and the head.
+Prints the seconds of each step as a JSON list.
 """
 
+import json
 import sys
+import time
 
 import timm
 import torch
@@ -41,6 +44,8 @@ def lora_targets(model: nn.Module) -> list[str]:
 def prepare(model: nn.Module, method: str) -> nn.Module:
     if method == "checkpointing":
         model.set_grad_checkpointing(True)
+    elif method == "compile":
+        return torch.compile(model)
     elif method == "bias":
         trained = set(names_of_bias_and_head(model))
         for name, parameter in model.named_parameters():
@@ -56,17 +61,21 @@ def prepare(model: nn.Module, method: str) -> nn.Module:
 
 
 def main() -> None:
-    name, method = sys.argv[1:]
+    name, method, *steps = sys.argv[1:]
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     model = prepare(new_model(name), method)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    for _ in range(STEPS):
-        image = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE)
-        loss = nn.functional.cross_entropy(model(image), torch.randint(CLASSES, (BATCH,)))
+    seconds = []
+    for _ in range(int(steps[0]) if steps else STEPS):
+        image, labels = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE), torch.randint(CLASSES, (BATCH,))
+        start_s = time.perf_counter()
+        loss = nn.functional.cross_entropy(model(image), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        seconds.append(time.perf_counter() - start_s)
+    print(json.dumps(seconds))
 
 
 if __name__ == "__main__":
