@@ -48,16 +48,16 @@ new="$(mktemp -d "$home/environment.XXXXXX")"
 trap 'rm -rf "$new"' EXIT
 python3 -m venv "$new" || fail "python3 cannot make an environment; ask an administrator for: apt install python3-venv"
 
-install() {
+pip_install() {
     "$new/bin/python" -m pip install --disable-pip-version-check --quiet --only-binary :all: --retries 10 --timeout 60 \
         ${wheels:+--no-index --find-links "$wheels"} "$@" ||
         fail "pip failed, see above; nothing was changed. Run this again, or fetch the packages elsewhere (--wheels)"
 }
 if [ -n "$engine" ]; then
-    install "$engine" "numpy>=1.24" "pillow>=10.1" "psutil>=5.9"
-    install --no-deps "$wheel"
+    pip_install "$engine" "numpy>=1.24" "pillow>=10.1" "psutil>=5.9"
+    pip_install --no-deps "$wheel"
 else
-    install "$wheel"
+    pip_install "$wheel"
 fi
 version="$("$new/bin/python" -m edge_s2a --version)" || fail "what was installed does not run; nothing was changed"
 
