@@ -3,8 +3,8 @@
     python tools/study_accuracy.py run --pairs deit_tiny/flowers5 --methods full,linear,bias:4,bias+lowrank:4
     python tools/study_accuracy.py table
 
-A method is `full` or `linear` (torch, exact float32), or ADAPTER:BITS or ADAPTER:BITS:LEVELS (packed and trained by the
-command line of edge-s2a, int8 frozen weights). Everything else is alike: the same pixels (decoded by the device's own
+A method is `full` or `linear` (torch, exact float32), or ADAPTER:BITS or ADAPTER:BITS:LEVELS, or ADAPTER:BITS:int8 with
+products in int8 (packed and trained by the command line of edge-s2a, int8 frozen weights). Everything else is alike: the same pixels (decoded by the device's own
 code), 20 images a class, 15 epochs, batches of 16, AdamW with weight decay 0.01 on matrices, one epoch of warm-up, then
 cosine, label smoothing 0.1, no augmentation. Accuracy is that after the last epoch, on all validation images.
 
@@ -165,7 +165,8 @@ def packed(model_key: str, data: str, method: str, seed: int) -> Path:
     if output.exists():
         return output
     options = ["--adapter", adapter, "--saved-bits", bits, "--seed", seed, "--num-classes", DATA[data]]
-    options += ["--levels", levels[0]] if levels else []
+    for word in levels:
+        options += ["--compute" if word == "int8" else "--levels", word]
     options += ["--model-kwargs", *(f"{key}={value}" for key, value in kwargs.items())] if kwargs else []
     options += ["--mean", *mean, "--std", *mean] if mean else []
     if bits == "auto":

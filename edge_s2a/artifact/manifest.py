@@ -11,6 +11,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FORMAT_VERSION = 5
+GOLDEN_OPTIMIZER = {"lr", "beta1", "beta2", "epsilon", "weight_decay"}
 # What JSON must hold for a field of this type; the contents of lists and objects are checked where used.
 JSON_TYPES = {
     int: int,
@@ -58,6 +59,7 @@ class Manifest:
     low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
     total_parameters: int
     weight_format: str
+    int8_layers: list[str]  # linear layers whose products are computed in int8
     saved_bits: str  # "2", "4", "8", "32" or "auto"
     mean_saved_bits: float  # of a coded value; 0.0 if nothing is coded
     levels: str  # of derivatives: "uniform" or "fitted"
@@ -99,12 +101,18 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         labels = manifest.labels
         if labels is not None and not (are_names(labels) and len(labels) == manifest.num_classes):
             raise ValueError(f"labels {labels} for {manifest.num_classes} classes")
-        if not all(are_names(names) for names in (manifest.adapter, manifest.head, manifest.low_rank_maps)):
+        if not all(
+            are_names(names)
+            for names in (manifest.adapter, manifest.head, manifest.low_rank_maps, manifest.int8_layers)
+        ):
             raise ValueError("names that are not text")
         if not all(type(entry["sha256"]) is str and type(entry["bytes"]) is int for entry in manifest.members.values()):
             raise ValueError("members without size or digest")
-        if manifest.trainable_parameters < 1 or not isinstance(manifest.golden_optimizer["lr"], float):
-            raise ValueError("impossible numbers")
+        optimizer = manifest.golden_optimizer
+        if set(optimizer) != GOLDEN_OPTIMIZER or not all(type(value) is float for value in optimizer.values()):
+            raise ValueError(f"golden_optimizer is {optimizer}")
+        if manifest.trainable_parameters < 1:
+            raise ValueError("nothing is trained")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error

@@ -22,7 +22,7 @@ OPERATORS = {
         "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Sub", "Tanh", "Tile",
         "Transpose", "Unsqueeze", "Where",
     },
-    "com.microsoft": {"FusedMatMul"},
+    "com.microsoft": {"FusedMatMul", "MatMulIntegerToFloat"},
 }  # fmt: skip
 EXTERNAL = (13, 14)  # fields of a TensorProto: external_data, data_location
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5

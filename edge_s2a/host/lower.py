@@ -136,12 +136,17 @@ class Lowering:
             return value
         return self.dequantized_weight(value)
 
-    def dequantized_weight(self, name: str) -> str:
+    def weight_members(self, name: str) -> list[str]:
+        """The arrays that hold a frozen weight, as inputs of the graph."""
         members = self.weights.members(name)
         for member in members:
             self.used_weights[member] = None
             array = self.weights.arrays[member]
             self.types[member] = TensorType(array.dtype, array.shape)
+        return members
+
+    def dequantized_weight(self, name: str) -> str:
+        members = self.weight_members(name)
         if self.weights.formats[name] == "fp32":
             return name
         if self.weights.formats[name] == "int4":

@@ -19,6 +19,7 @@ from edge_s2a.host.adapters.lowrank import low_rank_maps
 from edge_s2a.host.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.calibration import calibration_images
 from edge_s2a.host.capture import Captured, capture_inference, capture_training, observe_saved_tensors
+from edge_s2a.host.compute import choose_int8_layers
 from edge_s2a.host.emit import to_onnx
 from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
 from edge_s2a.host.ir import Graph
@@ -61,6 +62,7 @@ class Options:
     levels: str = "best"
     calibration: Path | None = None
     weight_format: str = "int8"
+    compute: str = "fp32"
     seed: int = 0
     sign: Path | None = None
 
@@ -74,6 +76,7 @@ class Adapted:
     adapter: dict[str, Tensor]
     frozen: FrozenWeights
     scheme: list[SavedTensor]
+    int8_layers: list[str] = field(default_factory=list)  # whose products are computed in int8
 
 
 def package(options: Options, output: Path) -> Manifest:
@@ -102,9 +105,10 @@ def adapt(options: Options) -> Adapted:
 
     pixels = calibration_images(options.calibration, CALIBRATION_BATCH, preprocessing, seed)
     batch = normalized(pixels, preprocessing), random_target(len(pixels), classes, seed)
+    int8_layers = choose_int8_layers(model, frozen, options.compute, batch[0])
     observed = observe_saved_tensors(model, adapter, image_shape)
     scheme = choose_scheme(model, adapter, *batch, observed, options.saved_bits, options.levels)
-    return Adapted(model, preprocessing, adapter, frozen, scheme)
+    return Adapted(model, preprocessing, adapter, frozen, scheme, int8_layers)
 
 
 def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
@@ -178,6 +182,7 @@ def write_artifact(
         low_rank_maps=low_rank_maps(adapter),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,
+        int8_layers=adapted.int8_layers,
         saved_bits=options.saved_bits,
         mean_saved_bits=mean_bits(scheme),
         levels=levels_of(scheme),

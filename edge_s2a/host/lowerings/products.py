@@ -1,9 +1,11 @@
 """Matrix products."""
 
+import numpy as np
 import torch
 
-from edge_s2a.host.ir import TensorType
-from edge_s2a.host.lowerings.table import lowers, result_type
+from edge_s2a.host.ir import UINT8, TensorType
+from edge_s2a.host.lowerings.table import FLOAT32, lowers, result_type
+from edge_s2a.host.quantize.linear import LARGEST_CODE, SMALLEST_ROW
 
 aten = torch.ops.aten
 
@@ -41,3 +43,43 @@ def _bmm(low, node, a, b):
         product = low.emit("FusedMatMul", [a, b], once, "com.microsoft", transA=trans_a, transB=trans_b)
         return low.repeat(product, result)
     return low.emit("FusedMatMul", [a, b], result, "com.microsoft", transA=trans_a, transB=trans_b)
+
+
+# -- int8 ----------------------------------------------------------------------------------------------
+
+ZERO = 128  # of the left matrix's codes: products of uint8 and int8 are fast everywhere, of int8 and int8 on Arm alone
+
+
+@lowers(torch.ops.edge_s2a.int8_product.default)
+def _int8_product(low, node, x, weight):
+    codes, scale = low.weight_members(weight)
+    kind = low.types[codes]
+    transposed = low.emit("Transpose", [codes], TensorType(kind.dtype, kind.shape[::-1]), perm=[1, 0])
+    return _product_of_rows(low, x, transposed, scale, result_type(node))
+
+
+@lowers(torch.ops.edge_s2a.int8_product_of_gradient.default)
+def _int8_product_of_gradient(low, node, grad, weight):
+    codes, scale = low.weight_members(weight)
+    scaled = low.emit("Mul", [grad, scale], low.types[grad])
+    return _product_of_rows(low, scaled, codes, low.constant(1, np.float32), result_type(node))
+
+
+def _product_of_rows(low, x: str, right: str, right_scale: str, result: TensorType) -> str:
+    """x float32 (rows, n) in uint8 codes with a scale for each row, times `right` int8 (n, columns)."""
+    rows, n = low.types[x].shape
+    column, vector = TensorType(FLOAT32, (rows, 1)), (rows,)
+    axis = low.constant([-1], np.int64)
+    # Two reductions and no magnitudes, which would take as much memory as x.
+    highest = low.emit("ReduceMax", [x, axis], column, keepdims=1)
+    lowest = low.emit("ReduceMin", [x, axis], column, keepdims=1)
+    negated = low.emit("Neg", [lowest], column)
+    magnitude = low.emit("Max", [highest, negated, low.constant(SMALLEST_ROW, np.float32)], column)
+    scale = low.emit("Mul", [magnitude, low.constant(1 / LARGEST_CODE, np.float32)], column)
+    zero = low.emit("Expand", [low.constant(ZERO, UINT8), low.shape_vector(vector)], TensorType(UINT8, vector))
+    codes = low.emit(
+        "QuantizeLinear", [x, low.reshape(scale, vector), zero], TensorType(UINT8, (rows, n)), axis=0
+    )  # fmt: skip
+    one, zero = low.constant(1, np.float32), low.constant(ZERO, UINT8)
+    product = low.emit("MatMulIntegerToFloat", [codes, right, one, right_scale, zero], result, "com.microsoft")
+    return low.emit("Mul", [product, scale], result)

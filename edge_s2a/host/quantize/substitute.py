@@ -17,6 +17,7 @@ from edge_s2a.host.quantize.gelu import gelu
 from edge_s2a.host.quantize.hard_swish import hard_sigmoid, hard_swish
 from edge_s2a.host.quantize.interpolate import interpolate
 from edge_s2a.host.quantize.layer_norm import group_norm, layer_norm
+from edge_s2a.host.quantize.linear import linear
 from edge_s2a.host.quantize.max_pool import max_pool2d
 from edge_s2a.host.quantize.relu import hardtanh, leaky_relu, relu, relu6
 from edge_s2a.host.quantize.rms_norm import rms_norm
@@ -37,6 +38,7 @@ REPLACEMENTS = {
     functional.interpolate: interpolate,
     functional.layer_norm: layer_norm,
     functional.leaky_relu: leaky_relu,
+    functional.linear: linear,
     functional.max_pool2d: max_pool2d,
     functional.relu: relu,
     functional.relu6: relu6,
