@@ -3,10 +3,11 @@
     python tools/study_accuracy.py run --pairs deit_tiny/flowers5 --methods full,linear,bias:4,bias+lowrank:4
     python tools/study_accuracy.py table
 
-A method is `full` or `linear` (torch, exact float32), or ADAPTER:BITS or ADAPTER:BITS:LEVELS, or ADAPTER:BITS:int8 with
-products in int8 (packed and trained by the command line of edge-s2a, int8 frozen weights). Everything else is alike: the same pixels (decoded by the device's own
-code), 20 images a class, 15 epochs, batches of 16, AdamW with weight decay 0.01 on matrices, one epoch of warm-up, then
-cosine, label smoothing 0.1, no augmentation. Accuracy is that after the last epoch, on all validation images.
+A method is `full` or `linear` (torch, exact float32), or ADAPTER:BITS, ADAPTER:BITS:LEVELS, or ADAPTER:BITS:int8 with
+products in int8 (packed and trained by the command line of edge-s2a, int8 frozen weights). Everything else is alike:
+the same pixels (decoded by the device's own code), 20 images a class, 15 epochs, batches of 16, AdamW with weight decay
+0.01 on matrices, one epoch of warm-up, then cosine, label smoothing 0.1, no augmentation. Accuracy is that after the
+last epoch, on all validation images.
 
 Learning rates of adapters are chosen on training images alone, for each pair of model and data and each adapter, at
 4 bits and seed 0: five images a class are held out of training, and the rate of least loss on them serves all seeds,

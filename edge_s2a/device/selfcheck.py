@@ -20,9 +20,9 @@ from edge_s2a.plan.verify import verified_plans
 # 4-bit code, or over the edge of a ReLU: measured up to 1e-3 of the whole gradient and 2e-2 of the worst tensor,
 # where a wrong operator, scale or nibble order gives far more. Nothing amplifies it in the others: below 1e-5.
 TOLERANCES = {"loss": 1e-4, "logits": 1e-4, "gradients": 5e-3, "worst_gradient": 5e-2, "update": 1e-4}
-# A value that tips into the next of 256 codes changes all that follows a little, so that after a dozen blocks two engines
-# differ by as much as the rounding itself: measured up to 0.035 of the logits and 0.09 of the gradient (ViT-B/16). On two
-# blocks they agree to 1e-6 (tests/host/test_int8.py).
+# A value that tips into the next of 256 codes changes all that follows a little, so that after a dozen blocks two
+# engines differ by as much as the rounding itself: measured up to 0.035 of the logits and 0.09 of the gradient
+# (ViT-B/16). Two blocks agree to 1e-6 (tests/host/test_int8.py).
 INT8_TOLERANCES = {"loss": 1e-2, "logits": 0.1, "gradients": 0.25, "worst_gradient": 0.3, "update": 1e-4}
 # A tensor whose gradient is all rounding noise (an attention's key bias) counts against this share of
 # the mean gradient instead of against itself.

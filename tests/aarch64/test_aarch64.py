@@ -118,6 +118,13 @@ def test_an_artifact_trains_as_on_this_machine(name, on_aarch64, data, tmp_path)
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+def test_products_in_int8_agree(on_aarch64, tmp_path):
+    """The golden step of two blocks, tighter than `check` asks for: gradients to 1e-3."""
+    artifact = pack(tmp_path / "model.s2a", compute="int8")
+    errors = succeed("check", artifact, "--json", **on_aarch64).json["errors"]
+    assert max(errors.values()) <= 1e-3, errors
+
+
 def test_prediction_agrees(on_aarch64, small_artifact, data, tmp_path):
     succeed(*train_options(small_artifact, data, tmp_path / "run"))
     adapter, images = tmp_path / "run" / "adapter.safetensors", sorted((data / "val" / "red").iterdir())

@@ -114,10 +114,18 @@ def mobilenet_artifact(tmp_path_factory):
     return pack(path, model_name="mobilenetv2_050", model_kwargs={}, image_size=96, labels=None, num_classes=5)
 
 
+@pytest.fixture(scope="module")
+def int8_artifact(tmp_path_factory):
+    """Products in int8, of rows with a scale each."""
+    return pack(tmp_path_factory.mktemp("int8") / "int8.s2a", compute="int8")
+
+
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_engine_places_buffers_where_the_simulated_arena_does(deit_artifact, mobilenet_artifact, batch):
+def test_the_engine_places_buffers_where_the_simulated_arena_does(
+    deit_artifact, mobilenet_artifact, int8_artifact, batch
+):
     """Every value that passes between graphs, at one distance from its simulated address."""
-    for path in (deit_artifact, mobilenet_artifact):
+    for path in (deit_artifact, mobilenet_artifact, int8_artifact):
         command = [sys.executable, "-c", ADDRESSES, str(path), str(batch)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
         values, distances = map(int, done.stdout.split())

@@ -68,18 +68,20 @@ def _int8_product_of_gradient(low, node, grad, weight):
 def _product_of_rows(low, x: str, right: str, right_scale: str, result: TensorType) -> str:
     """x float32 (rows, n) in uint8 codes with a scale for each row, times `right` int8 (n, columns)."""
     rows, n = low.types[x].shape
-    column, vector = TensorType(FLOAT32, (rows, 1)), (rows,)
-    axis = low.constant([-1], np.int64)
+    column, vector = TensorType(FLOAT32, (rows, 1)), TensorType(FLOAT32, (rows,))
+    axis, one, zero = low.constant([-1], np.int64), low.constant(1, np.float32), low.constant(ZERO, UINT8)
     # Two reductions and no magnitudes, which would take as much memory as x.
     highest = low.emit("ReduceMax", [x, axis], column, keepdims=1)
     lowest = low.emit("ReduceMin", [x, axis], column, keepdims=1)
     negated = low.emit("Neg", [lowest], column)
-    magnitude = low.emit("Max", [highest, negated, low.constant(SMALLEST_ROW, np.float32)], column)
+    # Of three operands the engine's Max makes one more buffer.
+    magnitude = low.emit("Max", [highest, negated], column)
+    magnitude = low.emit("Max", [magnitude, low.constant(SMALLEST_ROW, np.float32)], column)
     scale = low.emit("Mul", [magnitude, low.constant(1 / LARGEST_CODE, np.float32)], column)
-    zero = low.emit("Expand", [low.constant(ZERO, UINT8), low.shape_vector(vector)], TensorType(UINT8, vector))
-    codes = low.emit(
-        "QuantizeLinear", [x, low.reshape(scale, vector), zero], TensorType(UINT8, (rows, n)), axis=0
-    )  # fmt: skip
-    one, zero = low.constant(1, np.float32), low.constant(ZERO, UINT8)
+    # A zero point for each row, too. Expand would need a Shape, which the engine runs before all other nodes.
+    scales = low.reshape(scale, vector.shape)
+    zeros = low.emit("Mul", [scales, low.constant(0, np.float32)], vector)
+    zeros = low.emit("QuantizeLinear", [zeros, one, zero], TensorType(UINT8, vector.shape))
+    codes = low.emit("QuantizeLinear", [x, scales, zeros], TensorType(UINT8, (rows, n)), axis=0)
     product = low.emit("MatMulIntegerToFloat", [codes, right, one, right_scale, zero], result, "com.microsoft")
     return low.emit("Mul", [product, scale], result)
