@@ -8,9 +8,10 @@ random weights and two threads. The first step, in which programs prepare themse
 all methods of a model in turn, so that what the machine does beside meets all alike; between the rounds it is measured
 how fast it multiplies matrices (tools/rivals/product_peak.py). Methods:
 
-- `bias:BITS:WEIGHTS:BUDGET`: edge-s2a as a user runs it (`pack`, `train` on JPEGs), biases and head trained, with a
-  budget that lets the whole batch run at once (`whole`), or the given one. Its steps wait for decoding, where that is
-  slower; those of the rivals have their images.
+- `bias:BITS:WEIGHTS:BUDGET`, `bias:BITS:WEIGHTS:BUDGET:auto`: edge-s2a as a user runs it (`pack`, `train` on JPEGs),
+  biases and head trained, with a budget that lets the whole batch run at once (`whole`), or the given one; products in
+  float32, or in int8 where `--compute auto` has them so. Its steps wait for decoding, where that is slower; those of
+  the rivals have their images.
 - `torch:full`, `torch:checkpointing`, `torch:compile`, `torch:bias`, `peft:lora`, `onnxruntime:full`,
   `onnxruntime:bias`: as in tools/bench_memory.py; `compile` is full fine-tuning by torch.compile, and needs a compiler.
 
@@ -37,16 +38,17 @@ MIB = 1 << 20
 STEPS = 5  # of which the first does not count
 METHODS = [
     "torch:full", "torch:checkpointing", "torch:compile", "torch:bias", "peft:lora", "onnxruntime:full",
-    "onnxruntime:bias", "bias:4:int8:whole", "bias:4:int8:260MiB",
+    "onnxruntime:bias", "bias:4:int8:whole", "bias:4:int8:whole:auto", "bias:4:int8:260MiB:auto",
 ]  # fmt: skip
-ONLY_OF_VIT = "bias:4:int8:260MiB"  # the memory target of ViT-B/16
+ONLY_OF_VIT = "bias:4:int8:260MiB:auto"  # the memory target of ViT-B/16
+WITHOUT_LINEAR_LAYERS = ("resnet50", "mobilenetv2_100")
 BUDGETS = {"whole": "16GiB"}
 PEAK = "product peak"
 OURS = "bias:4:int8:whole"
 
 
-def measure_ours(model: str, bits: str, weights: str, budget: str) -> tuple[list[float], int]:
-    artifact = packed(model, bits, weights)
+def measure_ours(model: str, bits: str, weights: str, budget: str, compute: str = "fp32") -> tuple[list[float], int]:
+    artifact = packed(model, bits, weights, compute)
     with tempfile.TemporaryDirectory() as folder:
         _, peak_bytes = peak_of(
             "training", sys.executable, "-m", "edge_s2a", "train", artifact, "--data", images(STEPS * BATCH),
@@ -89,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
             append_record(options.results, {"model": model, "method": PEAK, "round": number, **peak})
             for method in methods:
                 if method == ONLY_OF_VIT and model != "vit_base_patch16_224":
+                    continue
+                if method.endswith(":auto") and model in WITHOUT_LINEAR_LAYERS:
                     continue
                 record = {"model": model, "method": method, "round": number} | measure(model, method)
                 record["date"] = str(datetime.date.today())
