@@ -5,20 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# unpack ARCHITECTURE FOLDER PACKAGE...: the packages and all that they depend on, of this machine's own Debian release.
-unpack() {
-    local architecture="$1" folder="$2" state="$PWD/.aarch64/apt-$1"
-    shift 2
-    mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$folder"
-    touch "$state/status"
-    local apt=(apt-get -qq -o APT::Architecture="$architecture" -o APT::Architectures::="$architecture"
-        -o Dir::State="$state" -o Dir::State::lists="$state/lists" -o Dir::State::status="$state/status"
-        -o Dir::Cache="$state/cache" -o Debug::NoLocking=1)
-    "${apt[@]}" update
-    "${apt[@]}" install --yes --no-install-recommends --download-only "$@" > "$state/log"
-    local package
-    for package in "$state"/cache/archives/*.deb; do dpkg-deb --extract "$package" "$folder"; done
-}
+# shellcheck source=tools/unpack.sh
+source tools/unpack.sh
 
 # onnxruntime 1.29 and newer crash where they find the /proc/cpuinfo of an x86-64 processor, which QEMU 7.2 lets
 # through; files of its -L folder go before those of the machine.
@@ -48,6 +36,7 @@ make_aarch64() {
         exit 2
     fi
     rm -rf .aarch64
+    mkdir .aarch64
     unpack arm64 .aarch64/root python3 libstdc++6  # of which the wheels need the latter
     unpack "$(dpkg --print-architecture)" .aarch64/qemu qemu-user-static
     find .aarch64/qemu -type f -name 'qemu-*' ! -name qemu-aarch64-static -delete
@@ -65,7 +54,6 @@ export PYTHONPATH="\${PYTHONPATH:+\$PYTHONPATH:}\${AARCH64_SITE:-\$here/site}"
 exec "\$here/qemu/usr/bin/qemu-aarch64-static" -L "\$here/root" "\$here/root/usr/bin/python3" "\$@"
 EOF
     chmod +x .aarch64/python
-    rm -rf .aarch64/apt-*
     touch .aarch64/complete
 }
 

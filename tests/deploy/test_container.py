@@ -46,9 +46,8 @@ def image(wheel, tmp_path_factory) -> Path:
         pytest.skip("a file system of its own needs root")
     assert value("FROM") == "debian:bookworm-slim"
     folder = tmp_path_factory.mktemp("container")
-    subprocess.run(["apt-get", "-qq", "download", "debootstrap"], check=True, cwd=folder, stderr=subprocess.DEVNULL)
-    (package,) = folder.glob("debootstrap_*.deb")
-    subprocess.run(["dpkg-deb", "--extract", package, folder / "tool"], check=True)
+    unpack = 'set -euo pipefail; source tools/unpack.sh; unpack "$(dpkg --print-architecture)" "$0" debootstrap'
+    subprocess.run(["bash", "-c", unpack, folder / "tool"], check=True, cwd=PROJECT)
     root = folder / "root"
     subprocess.run(
         [folder / "tool/usr/sbin/debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", root],

@@ -68,9 +68,9 @@ def command_of(unit):
     return [word.replace("$$", "$") for word in shlex.split(settings(unit)["ExecStart"])]
 
 
-def test_the_unit_is_accepted_and_enabled(tmp_path, folder):
-    done = service(tmp_path, folder, "night", *train_options())
-    assert done.returncode == 0, done.stderr
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own judge of units")
+def test_systemd_accepts_the_unit(tmp_path, folder):
+    assert service(tmp_path, folder, "night", *train_options()).returncode == 0
     unit = unit_of(tmp_path)
     (tmp_path / "runtime").mkdir()
     verified = subprocess.run(
@@ -78,6 +78,12 @@ def test_the_unit_is_accepted_and_enabled(tmp_path, folder):
         env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "runtime")},
     )  # fmt: skip
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+def test_the_unit_is_written_and_enabled(tmp_path, folder):
+    done = service(tmp_path, folder, "night", *train_options())
+    assert done.returncode == 0, done.stderr
+    unit = unit_of(tmp_path)
     assert (tmp_path / "systemctl.log").read_text().splitlines() == [
         "--user daemon-reload",
         "--user enable --now edge-s2a-night.service",
