@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"edge-s2a {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        can_resume = options.verb == "train" and has_checkpoint(options.output)
+        from edge_s2a.device.checkpoint import has_checkpoint
+
+        can_resume = options.verb == "train" and has_checkpoint(options.output / "checkpoint")
         hint = "; a checkpoint was written, --resume continues" if can_resume else ""
         print(f"edge-s2a {options.verb}: interrupted{hint}", file=sys.stderr)
         return INTERRUPTED
@@ -426,13 +428,10 @@ def add_train(verbs) -> None:
     )
 
 
-def has_checkpoint(run: Path) -> bool:
-    return any((run / "checkpoint").glob("[sp]*.safetensors"))
-
-
 def train(options) -> int:
     from edge_s2a.device import trainer
     from edge_s2a.device.available import parse_budget
+    from edge_s2a.device.checkpoint import has_checkpoint
     from edge_s2a.device.memory import format_size
 
     settings = trainer.TrainSettings(
@@ -452,7 +451,7 @@ def train(options) -> int:
         augment=options.augment,
         seed=options.seed,
         clip_norm=options.clip_norm or math.inf,
-        resume=options.resume or (options.resume_or_start and has_checkpoint(options.output)),
+        resume=options.resume or (options.resume_or_start and has_checkpoint(options.output / "checkpoint")),
         checkpoint_minutes=options.checkpoint_minutes,
         max_temperature_c=options.max_temperature,
         watchdog_minutes=options.watchdog_minutes,

@@ -30,11 +30,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from records import PROJECT, append_record, read_records, run_verb
+from records import append_record, read_records, run_verb
 from rivals.processes import RIVALS, Failure, call, images, onnxruntime_artifacts, packed, peak_of, python_of
 from rivals.task import BATCH, LEARNING_RATE, MODELS, STEPS, THREADS
 
-WORK = PROJECT / "build" / "memory"
 MIB = 1 << 20
 BITS_AND_WEIGHTS = (("32", "int8"), ("4", "fp32"), ("4", "int8"), ("4", "int4"))
 OURS = [f"bias:{bits}:{weights}:{budget}" for bits, weights in BITS_AND_WEIGHTS for budget in ("whole", "least")]

@@ -29,11 +29,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from records import PROJECT, append_record, read_records, run_verb
+from records import append_record, read_records, run_verb
 from rivals.processes import RIVALS, Failure, call, images, onnxruntime_artifacts, packed, peak_of, python_of
 from rivals.task import BATCH, LEARNING_RATE, MODELS, THREADS
 
-WORK = PROJECT / "build" / "speed"
 MIB = 1 << 20
 STEPS = 5  # of which the first does not count
 METHODS = [

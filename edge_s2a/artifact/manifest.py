@@ -99,32 +99,28 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error
 
 
-def are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
 def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
     expected = {field.name for field in dataclasses.fields(kind)}
     if set(fields) != expected:
         raise ValueError(f"fields {sorted(set(fields) ^ expected)} missing or unknown")
     for name, value in fields.items():
-        if not _is(kind.__annotations__[name], value):
+        if not has_type(kind.__annotations__[name], value):
             raise ValueError(f"{name} is {str(value)[:100]}")
     return fields
 
 
-def _is(kind: Any, value: Any) -> bool:
+def has_type(kind: Any, value: Any) -> bool:
     """Whether a value from JSON, where tuples are lists, has the type `kind`, through and through."""
     parts = get_args(kind)
     match get_origin(kind):
         case types.UnionType:
-            return any(_is(part, value) for part in parts)
+            return any(has_type(part, value) for part in parts)
         case builtins.list:
-            return isinstance(value, list) and all(_is(parts[0], item) for item in value)
+            return isinstance(value, list) and all(has_type(parts[0], item) for item in value)
         case builtins.tuple:
-            return isinstance(value, list) and len(value) == len(parts) and all(map(_is, parts, value))
+            return isinstance(value, list) and len(value) == len(parts) and all(map(has_type, parts, value))
         case builtins.dict:
-            return isinstance(value, dict) and all(_is(parts[1], item) for item in value.values())
+            return isinstance(value, dict) and all(has_type(parts[1], item) for item in value.values())
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
     return kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool)))

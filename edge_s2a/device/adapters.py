@@ -8,7 +8,7 @@ import numpy as np
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer, read_bytes
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.manifest import Manifest, are_names
+from edge_s2a.artifact.manifest import Manifest, has_type
 from edge_s2a.errors import UserError
 
 FORMAT = "edge-s2a adapter 2"
@@ -43,7 +43,7 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
         classes = parse_json(metadata["classes"])
     except (KeyError, ValueError) as error:
         raise UserError(f"adapter {path} does not name its classes ({error}); use another adapter") from error
-    if not are_names(classes) or len(classes) != manifest.num_classes:
+    if not has_type(list[str], classes) or len(classes) != manifest.num_classes:
         raise UserError(f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}")
     return loaded, classes
 

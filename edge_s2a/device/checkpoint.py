@@ -88,6 +88,10 @@ def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> 
     return position, "; ".join(errors)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (FILE, PREVIOUS))
+
+
 def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
     """(tensors, position, settings). Raises UserError if the file is not what was written."""
     loaded, metadata = tensors.decode(read_bytes(path, "checkpoint"), f"checkpoint {path}")
