@@ -140,6 +140,13 @@ def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
     return polynomial(dequantize(unpack(packed, bits, n), levels.step, levels.zero), levels.decode)
 
 
+def levels_of_multiple(levels: Levels, factor: float) -> Levels:
+    """Those with which `encode_levels` makes the same codes of factor * x as with `levels` of x."""
+    if not levels.encode:
+        return levels._replace(step=levels.step * factor)
+    return levels._replace(encode=tuple(value / factor**power for power, value in enumerate(levels.encode)))
+
+
 def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     """The value at `x` by Horner's rule; `x` itself without coefficients."""
     if not coefficients:

@@ -14,16 +14,16 @@ class Pointwise(torch.autograd.Function):
     (paper: codes "based on their derivatives"). Backward is one decode and one product."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]], description: Mark) -> Tensor:
-        """function(x) -> (f(x), f'(x))."""
-        y, derivative = function(x)
+    def forward(ctx, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor, Mark]]) -> Tensor:
+        """function(x) -> (f(x), f'(x), what to say of this)."""
+        y, derivative, description = function(x)
         ctx.save_for_backward(mark(derivative, description))
         return y
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (derivative,) = ctx.saved_tensors
-        return grad * derivative, None, None
+        return grad * derivative, None
 
 
 class PiecewiseLinear(torch.autograd.Function):

@@ -20,6 +20,15 @@ Restore = Callable[[], Tensor]
 # Activations of at most this many values an image are kept as floats: features of a small classifier, gates of
 # squeeze-and-excitation. Coding them would save less than it costs in accuracy.
 SMALL_VALUES = 512
+COARSE_BITS = 4  # up to which a Difference does for a derivative
+
+
+class Difference(NamedTuple):
+    """f(x + step) - f(x), which is nearly step f'(x): what is coded in place of a derivative that takes more operators,
+    where the code is too coarse to tell."""
+
+    function: Callable[[], Tensor]
+    step: float
 
 
 class Mark(NamedTuple):
@@ -28,13 +37,14 @@ class Mark(NamedTuple):
     operator: str
     coding: str = "groups"  # "groups", "levels" or "half": see `encode`
     derivative_range: tuple[float, float] = (0.0, 1.0)  # of the values, for "levels"
+    difference: Difference | None = None
 
 
 class SavedTensor(NamedTuple):
     """How one saved tensor is kept. `name` is operator and number in order of saving."""
 
     name: str
-    coding: str  # "float" as it is; "half" float16; "groups" with scale and minimum; "levels" of a known range
+    coding: str  # "float" as it is; "half" float16; "groups" with scale and zero; "levels" of a known range
     bits: int  # 32 for "float", 16 for "half"
     values_per_image: int
     derivative_range: tuple[float, float]
@@ -176,8 +186,8 @@ def levels_of(scheme: list[SavedTensor]) -> str:
     return "fitted" if any(entry.levels and entry.levels.decode for entry in scheme) else "uniform"
 
 
-def encode(entry: SavedTensor, tensor: Tensor) -> Restore:
-    """Codes `tensor` (any shape, float32) as `entry` says; returns what decodes it."""
+def encode(entry: SavedTensor, tensor: Tensor, difference: Difference | None = None) -> Restore:
+    """Codes `tensor` (any shape, float32) as `entry` says, or `difference` instead of it; returns what decodes it."""
     if entry.bits == 32:
         return lambda: tensor
     if entry.bits == 16:
@@ -185,6 +195,10 @@ def encode(entry: SavedTensor, tensor: Tensor) -> Restore:
         return lambda: half.float()
     rows, shape, bits, levels = as_rows(tensor), tensor.shape, entry.bits, entry.levels
     n = rows.shape[-1]
+    if levels is not None and difference is not None and bits <= COARSE_BITS:
+        scaled = codes.levels_of_multiple(levels, difference.step)
+        packed = codes.encode_levels(as_rows(difference.function()), bits, scaled)
+        return lambda: codes.decode_levels(packed, bits, n, levels).view(shape)
     if levels is not None:
         packed = codes.encode_levels(rows, bits, levels)
         return lambda: codes.decode_levels(packed, bits, n, levels).view(shape)
@@ -199,6 +213,6 @@ def keep_by(scheme: list[SavedTensor]) -> Callable[[int, Mark, Tensor], Restore]
         entry = scheme[index]
         if entry.name != f"{description.operator}.{index}":
             raise AssertionError(f"saved tensor {index} is of {description.operator}, the scheme has {entry.name}")
-        return encode(entry, tensor)
+        return encode(entry, tensor, description.difference)
 
     return keep

@@ -13,18 +13,18 @@ TANH = Mark("tanh", "levels", (0.0, 1.0))
 def sigmoid(x: Tensor) -> Tensor:
     """s = 1 / (1 + exp(-x)); the derivative is s (1 - s)."""
 
-    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+    def function(x: Tensor) -> tuple[Tensor, Tensor, Mark]:
         y = torch.sigmoid(x)
-        return y, y * (1 - y)
+        return y, y * (1 - y), SIGMOID
 
-    return Pointwise.apply(x, function, SIGMOID)
+    return Pointwise.apply(x, function)
 
 
 def tanh(x: Tensor) -> Tensor:
     """The derivative is 1 - tanh(x)^2."""
 
-    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+    def function(x: Tensor) -> tuple[Tensor, Tensor, Mark]:
         y = torch.tanh(x)
-        return y, 1 - y * y
+        return y, 1 - y * y, TANH
 
-    return Pointwise.apply(x, function, TANH)
+    return Pointwise.apply(x, function)

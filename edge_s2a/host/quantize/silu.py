@@ -12,9 +12,9 @@ MARK = Mark("silu", "levels", (-0.100, 1.100))
 def silu(x: Tensor, inplace: bool = False) -> Tensor:
     """x s with s = sigmoid(x); the derivative is s (1 + x (1 - s))."""
 
-    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+    def function(x: Tensor) -> tuple[Tensor, Tensor, Mark]:
         gate = torch.sigmoid(x)
         y = x * gate
-        return y, gate + y * (1 - gate)
+        return y, gate + y * (1 - gate), MARK
 
-    return Pointwise.apply(x, function, MARK)
+    return Pointwise.apply(x, function)
