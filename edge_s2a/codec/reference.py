@@ -58,7 +58,7 @@ def polynomial(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
 
 
 def group_size(n: int) -> int:
-    """The largest divisor of `n` that is at most 32: values of one group share a scale and a code of zero."""
+    """The largest divisor of `n` that is at most 32: values of one group share scale and minimum."""
     return max(size for size in range(1, min(n, GROUP_SIZE) + 1) if n % size == 0)
 
 
@@ -89,20 +89,19 @@ def unpack(packed: np.ndarray, bits: int, n: int) -> np.ndarray:
 
 
 def encode_groups(x: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Min-max codes in groups along the last axis, zero being one of the values that codes stand for.
+    """Asymmetric min-max codes in groups along the last axis.
 
-    x: float32 (rows, n). Returns packed codes uint8 (rows * n / group, group * bits / 8), and of each group the scale,
-    float16 (rows * n / group,), and the code of zero, uint8 of the same shape. A value is `(code - zero) * scale`;
-    that codes are chosen before the scale is rounded costs a hundredth of a step.
+    x: float32 (rows, n). Returns packed codes uint8 (rows, n / group, group * bits / 8), and scale and minimum of
+    each group, both float16 (rows, n / group, 1). A value is `code * scale + minimum`; that codes are chosen before
+    these two are rounded costs a hundredth of a step.
     """
-    grouped = x.reshape(-1, group_size(x.shape[-1]))
-    low = np.minimum(grouped.min(-1), 0)
-    high = np.maximum(grouped.max(-1), 0)
-    largest = 2**bits - 1
-    scale = np.maximum((high - low) * np.float32(1 / largest), SMALLEST_SCALE)
-    zero = (-low / scale).round().clip(0, largest)
-    codes = ((grouped / scale[:, None]).round() + zero[:, None]).clip(0, largest).astype(np.uint8)
-    return pack(codes, bits), to_half(scale), zero.astype(np.uint8)
+    rows, n = x.shape
+    grouped = x.reshape(rows, -1, group_size(n))
+    minimum = grouped.min(-1, keepdims=True)
+    scale = (grouped.max(-1, keepdims=True) - minimum) * np.float32(1 / (2**bits - 1))
+    scale = np.maximum(scale, SMALLEST_SCALE)
+    codes = ((grouped - minimum) / scale).round().clip(0, 2**bits - 1).astype(np.uint8)
+    return pack(codes, bits), to_half(scale), to_half(minimum)
 
 
 def to_half(x: np.ndarray) -> np.ndarray:
@@ -110,10 +109,10 @@ def to_half(x: np.ndarray) -> np.ndarray:
     return x.clip(-LARGEST_HALF, LARGEST_HALF).astype(np.float16)
 
 
-def decode_groups(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int, n: int) -> np.ndarray:
+def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bits: int, n: int) -> np.ndarray:
     """Inverse of `encode_groups`, up to half a step: float32 (rows, n)."""
     codes = unpack(packed, bits, group_size(n)).astype(np.float32)
-    return ((codes - zero[:, None]) * scale.astype(np.float32)[:, None]).reshape(-1, n)
+    return (codes * scale.astype(np.float32) + minimum.astype(np.float32)).reshape(len(packed), n)
 
 
 def encode_levels(x: np.ndarray, bits: int, levels: Levels) -> np.ndarray:

@@ -16,45 +16,18 @@ def _quantize(low, node, x, step, zero, bits):
     is_packed = all(user.target is torch.ops.edge_s2a.pack_bits.default for user in node.users)
     dtype = UINT4 if bits == 4 and is_packed else UINT8
     inputs = [x, low.constant(step, np.float32), low.constant(zero, dtype)]
-    return _clipped(low, low.emit("QuantizeLinear", inputs, TensorType(dtype, result_type(node).shape)), bits)
-
-
-@lowers(torch.ops.edge_s2a.dequantize.default)
-def _dequantize(low, node, codes, step, zero):
-    inputs = [codes, low.constant(step, np.float32), low.constant(zero, low.types[codes].dtype)]
-    return _for_all(low, node, low.emit("DequantizeLinear", inputs, result_type(node)))
-
-
-@lowers(torch.ops.edge_s2a.zero_codes.default)
-def _zero_codes(low, node, x, bits, is_packed):
-    dtype = UINT4 if bits == 4 and is_packed else UINT8
-    inputs = [x, low.constant(1, np.float32), low.constant(0, dtype)]
-    return _clipped(low, low.emit("QuantizeLinear", inputs, TensorType(dtype, result_type(node).shape)), bits)
-
-
-@lowers(torch.ops.edge_s2a.quantize_rows.default)
-def _quantize_rows(low, node, x, scale, zero, bits):
-    codes = TensorType(low.types[zero].dtype, result_type(node).shape)
-    return _clipped(low, low.emit("QuantizeLinear", [x, scale, zero], codes, axis=0), bits)
-
-
-@lowers(torch.ops.edge_s2a.dequantize_rows.default)
-def _dequantize_rows(low, node, codes, scale, zero):
-    values = low.emit("DequantizeLinear", [codes, scale, zero], result_type(node), axis=0)
-    return _for_all(low, node, values)
-
-
-def _clipped(low, codes: str, bits: int) -> str:
-    """Codes that the engine holds in a wider type, within their own range."""
-    dtype = low.types[codes].dtype
+    codes = low.emit("QuantizeLinear", inputs, TensorType(dtype, result_type(node).shape))
     if bits == 8 or dtype == UINT4:
         return codes
     limits = [low.constant(limit, dtype) for limit in (0, 2**bits - 1)]
     return low.emit("Clip", [codes, *limits], low.types[codes])
 
 
-def _for_all(low, node, values: str) -> str:
-    """The engine runs a DequantizeLinear once for each of its readers, and keeps all of the results."""
+@lowers(torch.ops.edge_s2a.dequantize.default)
+def _dequantize(low, node, codes, step, zero):
+    inputs = [codes, low.constant(step, np.float32), low.constant(zero, low.types[codes].dtype)]
+    values = low.emit("DequantizeLinear", inputs, result_type(node))
+    # The engine runs a DequantizeLinear once for each of its readers, and keeps all of the results.
     return low.emit("Identity", [values], result_type(node)) if len(node.users) > 1 else values
 
 

@@ -30,41 +30,6 @@ def _(codes: Tensor, step: float, zero: int) -> Tensor:
     return torch.empty_like(codes, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge_s2a::zero_codes", mutates_args=())
-def zero_codes(x: Tensor, bits: int, is_packed: bool) -> Tensor:
-    """clip(round(x), 0, 2**bits - 1) as uint8: codes of zero for `quantize_rows`. is_packed: whether the codes are, that
-    it makes with them, for in a graph both are of one type."""
-    return x.round().clamp(0, 2**bits - 1).to(torch.uint8)
-
-
-@zero_codes.register_fake
-def _(x: Tensor, bits: int, is_packed: bool) -> Tensor:
-    return torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("edge_s2a::quantize_rows", mutates_args=())
-def quantize_rows(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    """clip(round(x / scale) + zero, 0, 2**bits - 1) as uint8, for x (rows, n), scale and zero (rows,); one ONNX
-    QuantizeLinear."""
-    return ((x / scale[:, None]).round() + zero[:, None]).clamp(0, 2**bits - 1).to(torch.uint8)
-
-
-@quantize_rows.register_fake
-def _(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
-    return torch.empty_like(x, dtype=torch.uint8, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("edge_s2a::dequantize_rows", mutates_args=())
-def dequantize_rows(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """(codes - zero) * scale as float32, for codes (rows, n), scale and zero (rows,); one ONNX DequantizeLinear."""
-    return (codes.float() - zero[:, None]) * scale[:, None]
-
-
-@dequantize_rows.register_fake
-def _(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    return torch.empty_like(codes, dtype=torch.float32, memory_format=torch.contiguous_format)
-
-
 @torch.library.custom_op("edge_s2a::pack_bits", mutates_args=())
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """`pack` where it changes anything. An operator of its own, for the engine packs 4 bits itself."""
@@ -102,27 +67,28 @@ def unpack(packed: Tensor, bits: int, n: int) -> Tensor:
 
 
 class Groups(NamedTuple):
-    """Codes of a tensor (rows, n) with a scale and the code of zero for each group of at most 32 values."""
+    """Codes of a tensor (rows, n) with scale and minimum for each group of at most 32 values."""
 
-    packed: Tensor  # uint8 (rows * n / group, group * bits / 8)
-    scale: Tensor  # float16 (rows * n / group,)
-    zero: Tensor  # uint8 (rows * n / group,)
+    packed: Tensor  # uint8 (rows, n / group, group * bits / 8)
+    scale: Tensor  # float16 (rows, n / group, 1)
+    minimum: Tensor  # float16 (rows, n / group, 1)
 
 
 def encode_groups(x: Tensor, bits: int) -> Groups:
     """float32 (rows, n) -> its codes."""
-    size = group_size(x.shape[-1])
-    grouped = x.view(-1, size)
-    low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
-    scale = ((high - low) * (1 / (2**bits - 1))).clamp(min=float(SMALLEST_SCALE))
-    zero = zero_codes(-low / scale, bits, can_pack(size, bits))
-    return Groups(pack(quantize_rows(grouped, scale, zero, bits), bits), to_half(scale), zero)
+    rows, n = x.shape
+    grouped = x.view(rows, n // group_size(n), group_size(n))
+    low = grouped.amin(-1, keepdim=True)
+    scale = ((grouped.amax(-1, keepdim=True) - low) * (1 / (2**bits - 1))).clamp(min=float(SMALLEST_SCALE))
+    codes = quantize((grouped - low) / scale, 1.0, 0, bits)
+    return Groups(pack(codes, bits), to_half(scale), to_half(low))
 
 
 def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
     """The float32 (rows, n) that `encode_groups` saved."""
-    codes = unpack(saved.packed, bits, group_size(n))
-    return dequantize_rows(codes, saved.scale.float(), saved.zero).view(-1, n)
+    packed, scale, minimum = saved
+    codes = unpack(packed, bits, group_size(n))
+    return (dequantize(codes, 1.0, 0) * scale.float() + minimum.float()).view(packed.shape[0], n)
 
 
 def to_half(x: Tensor) -> Tensor:
