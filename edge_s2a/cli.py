@@ -409,6 +409,12 @@ def add_train(verbs) -> None:
         "--clip-norm", type=positive(float), metavar="NORM", help="scale larger gradients to this norm; default: never"
     )
     parser.add_argument("--augment", choices=["none", "flip", "crop"], default="none", help="crop includes flip")
+    parser.add_argument(
+        "--feature-cache",
+        metavar="SIZE",
+        help="of RUN/features.cache, for artifacts of --adapter side: epochs after the first leave the backbone out; "
+        "default: 512MiB; 0: none",
+    )
     parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")
     parser.add_argument("--resume", action="store_true", help="continue from RUN/checkpoint")
     parser.add_argument(
@@ -432,7 +438,7 @@ def train(options) -> int:
     from edge_s2a.device import trainer
     from edge_s2a.device.available import parse_budget
     from edge_s2a.device.checkpoint import has_checkpoint
-    from edge_s2a.device.memory import format_size
+    from edge_s2a.device.memory import format_size, parse_size
 
     settings = trainer.TrainSettings(
         artifact=options.artifact,
@@ -449,6 +455,7 @@ def train(options) -> int:
         warmup_epochs=options.warmup_epochs,
         label_smoothing=options.label_smoothing,
         augment=options.augment,
+        feature_cache_bytes=None if options.feature_cache is None else parse_size(options.feature_cache),
         seed=options.seed,
         clip_norm=options.clip_norm or math.inf,
         resume=options.resume or (options.resume_or_start and has_checkpoint(options.output / "checkpoint")),

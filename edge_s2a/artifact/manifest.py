@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 GOLDEN_OPTIMIZER = {"lr", "beta1", "beta2", "epsilon", "weight_decay"}
 
 
@@ -45,6 +45,7 @@ class Manifest:
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     head: list[str]  # layers of the adapter that may start at class means: linear, with bias, their mean the logits
     low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
+    features: dict[str, list[int]]  # shape for an image of what "training" and "inference" read instead of it, or none
     total_parameters: int
     weight_format: str
     int8_layers: list[str]  # linear layers whose products are computed in int8
@@ -92,6 +93,8 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             raise ValueError("members without size or digest")
         if set(manifest.golden_optimizer) != GOLDEN_OPTIMIZER:
             raise ValueError(f"golden_optimizer is {manifest.golden_optimizer}")
+        if any(min(shape, default=0) < 1 for shape in manifest.features.values()):
+            raise ValueError(f"features are {manifest.features}")
         if manifest.trainable_parameters < 1 or min(manifest.preprocessing.image_size) < 1:
             raise ValueError("impossible numbers")
         return manifest

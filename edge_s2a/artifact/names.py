@@ -11,6 +11,11 @@ def gradient(name: str) -> str:
     return f"gradient:{name}"
 
 
+def feature(number: int) -> str:
+    """A value that the backbone computes of the image, and the modules beside it read."""
+    return f"feature:{number}"
+
+
 def is_result(name: str) -> bool:
     """Whether a value of a program is one that comes out of it."""
-    return name in (LOSS, LOGITS) or name.startswith(gradient(""))
+    return name in (LOSS, LOGITS) or name.startswith(("gradient:", "feature:"))

@@ -11,6 +11,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 PROGRAMS = ("training", "inference")
+FEATURES = "features"  # the program of what the others read of an image, in artifacts that have it
 
 
 class Call(NamedTuple):
@@ -33,7 +34,7 @@ def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
     """Inverse of `to_json`. Raises UserError unless the calls name graphs that exist and make each value once."""
     try:
         programs = {name: [Call(*row) for row in rows] for name, rows in parse_json(text).items()}
-        if set(programs) != set(PROGRAMS):
+        if set(programs) - {FEATURES} != set(PROGRAMS):
             raise ValueError(f"programs {sorted(programs)}")
         for calls in programs.values():
             if not calls or not all(isinstance(call.graph, int) and 0 <= call.graph < graph_count for call in calls):

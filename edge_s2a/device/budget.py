@@ -5,10 +5,12 @@ The budget bounds the peak resident memory of the whole process. What is there a
 optimizer, data); a small reserve, stated here, covers the rest.
 """
 
+import math
 from dataclasses import dataclass
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.available import less_reserve
+from edge_s2a.device.feature_cache import code_bytes
 from edge_s2a.device.memory import MIB, format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError, CheckError
@@ -179,9 +181,15 @@ def bytes_of_optimizer(manifest: Manifest, optimizer: str) -> int:
 
 
 def data_bytes(manifest: Manifest, batch: int) -> int:
-    """The float32 batch, the uint8 images waiting in the queue, and the decoding of one more."""
+    """The float32 batch, the uint8 images waiting in the queue, and the decoding of one more. Where there are features,
+    these too: as they are computed and as they are read, and codes in the queue where these are larger than images."""
     height, width = manifest.preprocessing.image_size
-    return 3 * height * width * (4 * batch + queue_capacity(batch) + 2) + DECODE_RESERVE_BYTES
+    pixels = 3 * height * width
+    features_bytes = 4 * sum(math.prod(shape) for shape in manifest.features.values())
+    waiting_bytes = max(pixels, code_bytes(manifest.features))
+    return (
+        batch * (4 * pixels + 2 * features_bytes) + (queue_capacity(batch) + 2) * waiting_bytes + DECODE_RESERVE_BYTES
+    )
 
 
 def queue_capacity(batch: int) -> int:

@@ -1,5 +1,6 @@
 """Labelled images from a folder or a .npz file, and their way to the model's input."""
 
+import hashlib
 import os
 import unicodedata
 import warnings
@@ -34,6 +35,8 @@ RESAMPLING = {
 }
 # "flip": mirrored half of the time. "crop": also a random part of the image.
 AUGMENTATIONS = ("none", "flip", "crop")
+MIRRORED = 0.5
+BLOCK_BYTES = 1 << 16
 # Random crop: shares of the image's area, and aspect ratios.
 CROP_SCALE, CROP_RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
 BYTES_PER_PIXEL = 4  # how Pillow holds RGB
@@ -63,13 +66,15 @@ class Sample(NamedTuple):
 
 @dataclass
 class Dataset:
-    """Labelled images. `skipped` collects those that turned out unusable, with the reason."""
+    """Labelled images. `skipped` collects those that turned out unusable, with the reason; `digests` what
+    `image_digest` found, with size and time of the file."""
 
     where: Path
     classes: list[str]
     samples: list[Sample]
     arrays: np.ndarray | None = None  # uint8 (images, height, width, 3) of a .npz, mapped
     skipped: dict[str, str] = field(default_factory=dict)
+    digests: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
 
     def skipped_names(self) -> dict[str, str]:
         """`skipped` by names that can be written anywhere."""
@@ -204,6 +209,35 @@ def _map_member(path: Path, name: str) -> np.ndarray:
     return np.memmap(path, dtype, "r", offset, shape)
 
 
+def image_digest(dataset: Dataset, index: int) -> bytes:
+    """SHA-256 of the file of image `index`, or of its pixels; of a file that has not changed since the last call it is
+    remembered. Raises UnusableImage."""
+    source = dataset.samples[index].source
+    if dataset.arrays is not None:
+        return hashlib.sha256(dataset.arrays[source]).digest()
+    try:
+        status = os.stat(source)
+        stamp = status.st_size, status.st_mtime_ns
+        if index not in dataset.digests or dataset.digests[index][:2] != stamp:
+            dataset.digests[index] = *stamp, file_digest(source)
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error}") from error
+    return dataset.digests[index][2]
+
+
+def file_digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.digest()
+
+
+def is_mirrored(augment: str, seed: tuple[int, ...], index: int) -> bool:
+    """What becomes of image `index` where augmentation only mirrors."""
+    return augment == "flip" and np.random.default_rng((*seed, index)).random() < MIRRORED
+
+
 def load_pixels(
     dataset: Dataset,
     index: int,
@@ -221,12 +255,12 @@ def load_pixels(
         image = Image.fromarray(np.ascontiguousarray(dataset.arrays[source]))
     else:
         image = read_image(source, preprocessing, decode_limit_bytes)
-    rng = np.random.default_rng((*seed, index))
     if augment == "crop":
-        pixels = random_crop(image, preprocessing, rng)
+        rng = np.random.default_rng((*seed, index))
+        pixels, mirrored = random_crop(image, preprocessing, rng), rng.random() < MIRRORED
     else:
-        pixels = resize_and_crop(image, preprocessing)
-    return pixels[:, ::-1] if augment != "none" and rng.random() < 0.5 else pixels
+        pixels, mirrored = resize_and_crop(image, preprocessing), is_mirrored(augment, seed, index)
+    return pixels[:, ::-1] if mirrored else pixels
 
 
 def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int) -> Image.Image:

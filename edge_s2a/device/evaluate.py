@@ -61,7 +61,5 @@ def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) 
 
 def all_logits(runtime: Runtime, dataset: Dataset) -> Iterator[tuple[list[int], np.ndarray]]:
     """(indices, logits float32 (indices, classes)) of all readable images, in micro-batches."""
-    preprocessing, batch = runtime.artifact.manifest.preprocessing, runtime.batch
-    everything = range(len(dataset.samples))
-    for indices in read_batches(dataset, everything, preprocessing, batch, runtime.plan.decode_limit_bytes):
-        yield indices, logits_of(runtime.engine, batch[: len(indices)])
+    for indices, inputs in read_batches(dataset, range(len(dataset.samples)), runtime.collator):
+        yield indices, logits_of(runtime.engine, inputs)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edge_s2a.device.batches import logits_of, sum_gradients
-from edge_s2a.device.session import Engine
+from edge_s2a.device.session import Engine, Inputs
 
 MARGIN = 2.0
 ROUNDING = 1e-4
@@ -42,14 +42,13 @@ def images_for_means(labels: np.ndarray, seed: int) -> np.ndarray:
 def start_at_class_means(
     engine: Engine,
     heads: list[str],
-    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
+    batches: Callable[[], Iterator[tuple[Inputs, np.ndarray]]],
     gradients: dict[str, np.ndarray],
 ) -> int:
     """Sets weight and bias of `heads`; returns the number of images read. Overwrites the heads' `gradients`.
 
-    heads: layers whose mean is the logits. batches: iterates over (images float32 (batch, 3, height, width)
-    normalised, labels int (batch,)), each time the same. A class without images gets zeros; without two classes that
-    differ the whole head does.
+    heads: layers whose mean is the logits. batches: iterates over (inputs of the engine, labels int (batch,)), each
+    time the same. A class without images gets zeros; without two classes that differ the whole head does.
     """
     weights, biases = ([f"{head}.{part}" for head in heads] for part in ("weight", "bias"))
     counts = np.zeros(engine.classes, np.int64)
@@ -58,11 +57,11 @@ def start_at_class_means(
     present = counts > 0
     per_image = 1 / np.maximum(counts, 1)
 
-    def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for images, labels in batches():
+    def with_targets() -> Iterator[tuple[Inputs, np.ndarray]]:
+        for inputs, labels in batches():
             target = np.zeros((len(labels), engine.classes), np.float32)
             target[np.arange(len(labels)), labels] = per_image[labels]
-            yield images, target
+            yield inputs, target
 
     for name in (*weights, *biases):
         engine.adapter[name].fill(0)
@@ -72,8 +71,8 @@ def start_at_class_means(
         engine.adapter[name][present] = centred.mean(0) - centred
 
     middle, own = np.zeros(engine.classes), np.zeros(engine.classes)  # logits at m, and of each class at its mean
-    for images, labels in batches():
-        logits = logits_of(engine, images)
+    for inputs, labels in batches():
+        logits = logits_of(engine, inputs)
         middle += (logits * per_image[labels, None]).sum(0) / max(1, present.sum())
         np.add.at(own, labels, logits[np.arange(len(labels)), labels] * per_image[labels])
     squares = own - middle  # |m_c - m|^2, 0 without images

@@ -4,15 +4,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
+from edge_s2a.device.collate import Prepared
 from edge_s2a.device.data import Dataset, UnusableImage
 
 
 def stream(
-    dataset: Dataset, order: Iterable[int], load: Callable[[int], np.ndarray], capacity: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, pixels) for each index of `order` whose image `load` can read; others go to
+    dataset: Dataset, order: Iterable[int], load: Callable[[int], Prepared], capacity: int
+) -> Iterator[tuple[int, Prepared]]:
+    """(index, what `load` made of it) for each index of `order` whose image can be read; others go to
     `dataset.skipped` and are not tried again. At most `capacity` images wait in the queue."""
     ready: queue.Queue = queue.Queue(maxsize=capacity)
     stopped = threading.Event()
@@ -33,11 +32,11 @@ def stream(
                 if name in dataset.skipped:
                     continue
                 try:
-                    pixels = load(index)
+                    prepared = load(index)
                 except UnusableImage as error:
                     dataset.skipped[name] = str(error)
                     continue
-                if not put((index, pixels)):
+                if not put((index, prepared)):
                     return
             put(None)
         except BaseException as error:  # handed to the consumer, which must not wait for ever

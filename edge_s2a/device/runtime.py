@@ -9,6 +9,7 @@ import psutil
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
+from edge_s2a.device.collate import Collator
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
 from edge_s2a.device.session import Engine, limit_arena
 from edge_s2a.plan.lifetimes import with_threads
@@ -22,7 +23,7 @@ class Runtime:
     artifact: Artifact
     engine: Engine
     plan: MemoryPlan
-    batch: np.ndarray  # float32 (micro-batch, 3, height, width): the engine's input
+    collator: Collator
 
 
 def default_threads() -> int:
@@ -44,7 +45,7 @@ def plan_memory(
     del engine  # only now: it was what there was to measure
     return make_plan(
         artifact.manifest,
-        plans if optimizer else {"inference": plans["inference"]},
+        {name: plan for name, plan in plans.items() if optimizer or name != "training"},
         weights,
         measured,
         budget_bytes,
@@ -70,4 +71,7 @@ def load(path: Path, budget_bytes: int, batch_size: int, threads: int, optimizer
     artifact = Artifact(path)
     engine = Engine(artifact, threads, training=optimizer is not None, stream_weights=plan.streams_weights)
     height, width = artifact.manifest.preprocessing.image_size
-    return Runtime(artifact, engine, plan, np.zeros((plan.micro_batch_size, 3, height, width), np.float32))
+    batch = np.zeros((plan.micro_batch_size, 3, height, width), np.float32)
+    return Runtime(
+        artifact, engine, plan, Collator(engine, batch, artifact.manifest.preprocessing, plan.decode_limit_bytes)
+    )

@@ -12,7 +12,7 @@ from onnxruntime.capi import _pybind_state
 
 from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
-from edge_s2a.artifact.program import PROGRAMS, Program, from_json, last_readers
+from edge_s2a.artifact.program import FEATURES, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.adapters import check_shapes
 from edge_s2a.device.streaming import Placed, WeightStream, streamed_bytes
@@ -28,6 +28,10 @@ PROVIDERS = {
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 _providers = PROVIDERS["cpu"].copy()  # of every session created afterwards
+
+
+# float32 (batch, 3, height, width), normalised; or, where an artifact has such, features by name (Manifest.features).
+Inputs = np.ndarray | dict[str, np.ndarray]
 
 
 class StepResult(NamedTuple):
@@ -97,6 +101,7 @@ class Engine:
         that one call reads. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
+        self.feature_shapes = artifact.manifest.features
         self._where = str(artifact.path)
         mapping = artifact.map(WEIGHTS)
         weights, _ = decode(mapping, f"{WEIGHTS} of {artifact.path}")
@@ -116,7 +121,9 @@ class Engine:
             self._results |= {gradient(name): _share(array) for name, array in self._gradients.items()}
 
         programs = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
-        names = PROGRAMS if training else ("inference",)
+        if (FEATURES in programs) != bool(self.feature_shapes):
+            raise UserError(f"{self._where}: program and manifest disagree; pack it anew")
+        names = [name for name in programs if training or name != "training"]
         calls = [call for name in names for call in programs[name]]
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
@@ -128,7 +135,7 @@ class Engine:
     def _steps(self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession]) -> list[Step]:
         """always: the values that do not come from calls."""
         readers = last_readers(calls)
-        known = {*always, IMAGE, TARGET}
+        known = {*always, IMAGE, TARGET, *self.feature_shapes}
         steps = []
         for index, call in enumerate(calls):
             session = sessions[call.graph]
@@ -146,22 +153,38 @@ class Engine:
             steps.append(Step(session, *pairs, done, streamed, handles))
         return steps
 
-    def training_step(self, image: np.ndarray, target: np.ndarray) -> StepResult:
+    def training_step(self, inputs: Inputs, target: np.ndarray) -> StepResult:
         """Forward and backward of one micro-batch.
 
-        image float32 (batch, 3, height, width) normalised; target float32 (batch, classes): smoothed labels
-        over the effective batch size. Raises ArenaExhausted, and CheckError where the engine fails otherwise.
+        target float32 (batch, classes): smoothed labels over the effective batch size. Raises ArenaExhausted, and
+        CheckError where the engine fails otherwise.
         """
-        logits = self._run("training", {IMAGE: image, TARGET: target})
+        logits = np.empty((len(target), self.classes), np.float32)
+        self._run("training", self._read(inputs) | {TARGET: target}, {LOGITS: logits})
         return StepResult(float(self._loss), logits, self._gradients)
 
-    def logits(self, image: np.ndarray) -> np.ndarray:
-        """float32 (batch, classes) for image float32 (batch, 3, height, width). Raises as training_step."""
-        return self._run("inference", {IMAGE: image})
+    def logits(self, inputs: Inputs) -> np.ndarray:
+        """float32 (batch, classes). Raises as training_step."""
+        logits = np.empty((count_images(inputs, self.feature_shapes), self.classes), np.float32)
+        self._run("inference", self._read(inputs), {LOGITS: logits})
+        return logits
 
-    def _run(self, program: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        logits = np.empty((len(inputs[IMAGE]), self.classes), np.float32)
-        results = {**self._results, LOGITS: _share(logits)}
+    def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What the artifact's other programs read of image float32 (batch, 3, height, width), each float32 of its shape
+        in the manifest with the first axis `batch` times as long. Raises as training_step."""
+        shapes = self.feature_shapes.items()
+        features = {name: np.empty((len(image) * first, *others), np.float32) for name, (first, *others) in shapes}
+        self._run(FEATURES, {IMAGE: image}, features)
+        return features
+
+    def _read(self, inputs: Inputs) -> dict[str, np.ndarray]:
+        """What a program reads, by name."""
+        if isinstance(inputs, dict):
+            return inputs
+        return self.features(inputs) if self.feature_shapes else {IMAGE: inputs}
+
+    def _run(self, program: str, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
+        results = self._results | {name: _share(array) for name, array in outputs.items()}
         values = self._inputs | {name: _share(array) for name, array in inputs.items()}
         try:
             for step in self._programs[program]:
@@ -183,7 +206,22 @@ class Engine:
                 f"onnxruntime {ENGINE_VERSION} fails in a graph of {self._where}: {error}; try edge-s2a check, or pack "
                 "the model anew"
             ) from error
-        return logits
+
+
+def count_images(inputs: Inputs, feature_shapes: dict[str, list[int]]) -> int:
+    if not isinstance(inputs, dict):
+        return len(inputs)
+    name, (first, *_) = next(iter(feature_shapes.items()))
+    return len(inputs[name]) // first
+
+
+def part_of(inputs: Inputs, start: int, end: int, feature_shapes: dict[str, list[int]]) -> Inputs:
+    """Of the images from `start` up to `end`."""
+    if not isinstance(inputs, dict):
+        return inputs[start:end]
+    return {
+        name: array[start * feature_shapes[name][0] : end * feature_shapes[name][0]] for name, array in inputs.items()
+    }
 
 
 def _run_step(step: Step, values: dict, results: dict) -> dict:

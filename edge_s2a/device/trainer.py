@@ -19,8 +19,10 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches, training_steps
 from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
-from edge_s2a.device.data import Dataset, has_split, load_pixels, normalize, open_dataset
+from edge_s2a.device.collate import Prepared
+from edge_s2a.device.data import Dataset, has_split, open_dataset
 from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.feature_cache import FeatureCache
 from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged, watchdog
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.loader import stream
@@ -30,10 +32,13 @@ from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.runtime import Runtime, load, plan_memory
 from edge_s2a.device.schedule import learning_rate
+from edge_s2a.device.session import Inputs
 from edge_s2a.device.thermal import read_condition, rest_s
 from edge_s2a.errors import MemoryPressure, UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
+
+DEFAULT_CACHE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class TrainSettings:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.1
     augment: str = "none"
+    feature_cache_bytes: int | None = None  # None: DEFAULT_CACHE_BYTES where there is something to keep
     seed: int = 0
     clip_norm: float = math.inf
     resume: bool = False
@@ -65,7 +71,7 @@ class TrainSettings:
         """The settings that decide the trained weights; a resumed run must agree in them."""
         apart = {
             "artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume", "checkpoint_minutes",
-            "max_temperature_c", "watchdog_minutes",
+            "max_temperature_c", "watchdog_minutes", "feature_cache_bytes",
         }  # fmt: skip
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
@@ -73,7 +79,8 @@ class TrainSettings:
 def train(settings: TrainSettings) -> dict:
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
 
-    Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/. Raises
+    Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/, and features.cache where the
+    backbone's features do not change. Raises
     UserError for bad input and BudgetError if the budget is too small; KeyboardInterrupt when told to stop, and
     MemoryPressure where the machine no longer has what was planned, both with a checkpoint of the last step.
     """
@@ -109,7 +116,7 @@ class Run:
 
     def __init__(self, settings: TrainSettings, runtime: Runtime):
         self.settings, self.runtime = settings, runtime
-        self.engine, self.plan, self.batch = runtime.engine, runtime.plan, runtime.batch
+        self.engine, self.plan, self.collator = runtime.engine, runtime.plan, runtime.collator
         self.manifest = runtime.artifact.manifest
         labels, classes = self.manifest.labels, self.manifest.num_classes
         self.data = open_dataset(settings.data, "train", labels, classes)
@@ -137,6 +144,29 @@ class Run:
             f"{format_size(self.plan.predicted_peak_bytes)}: batches of {settings.batch_size} in "
             f"micro-batches of {self.plan.micro_batch_size}"
         )
+        self._open_feature_cache()
+
+    def _open_feature_cache(self) -> None:
+        """Where the backbone's features do not change, keeps them in RUN/features.cache."""
+        limit_bytes, reason = self.settings.feature_cache_bytes, None
+        if not self.manifest.features:
+            reason = "adapters act in the backbone, so its features change from step to step"
+        elif self.settings.augment == "crop":
+            reason = "--augment crop shows another part of an image each time"
+        if reason is not None:
+            if limit_bytes:
+                raise UserError(f"--feature-cache: {reason}; leave it away, or pack with --adapter side")
+            return
+        limit_bytes = DEFAULT_CACHE_BYTES if limit_bytes is None else limit_bytes
+        if not limit_bytes:
+            return
+        path = self.settings.output / "features.cache"
+        try:
+            cache = FeatureCache(path, self.manifest, limit_bytes)
+        except OSError as error:
+            raise UserError(f"cannot use {path}: {error.strerror}; remove it, or give --feature-cache 0") from error
+        self.collator.keep_features(cache)
+        self.progress.message(f"{path} holds the features of {cache.count} images, and has room for {cache.capacity}")
 
     def _open_val_data(self, classes: int) -> Dataset | None:
         path = self.settings.val_data
@@ -159,13 +189,11 @@ class Run:
         labels = np.array([sample.label for sample in self.data.samples])
         chosen = images_for_means(labels, self.settings.seed)
 
-        def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            preprocessing = self.manifest.preprocessing
-            for indices in read_batches(self.data, chosen, preprocessing, self.batch, self.plan.decode_limit_bytes):
-                yield self.batch[: len(indices)], labels[indices]
+        def batches() -> Iterator[tuple[Inputs, np.ndarray]]:
+            return ((inputs, labels[indices]) for indices, inputs in read_batches(self.data, chosen, self.collator))
 
-        def with_targets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            return ((images, self._target(labels)) for images, labels in batches())
+        def with_targets() -> Iterator[tuple[Inputs, np.ndarray]]:
+            return ((inputs, self._target(labels)) for inputs, labels in batches())
 
         count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
         self.progress.message(f"head set to the class means of {count} images")
@@ -177,30 +205,27 @@ class Run:
 
     # -- the steps of an epoch -------------------------------------------------------------------------
 
-    def images(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(label, pixels) of the images that remain of the current epoch, in this epoch's order."""
+    def images(self) -> Iterator[tuple[int, Prepared]]:
+        """(label, image) of those that remain of the current epoch, in this epoch's order."""
         settings, epoch = self.settings, self.position.epoch
         order = np.random.default_rng((settings.seed, epoch)).permutation(len(self.data.samples)).tolist()
         place = {index: number for number, index in enumerate(order, 1)}
 
-        def load(index: int) -> np.ndarray:
-            return load_pixels(
-                self.data, index, self.manifest.preprocessing, settings.augment, (settings.seed, epoch),
-                self.plan.decode_limit_bytes,
-            )  # fmt: skip
+        def load(index: int) -> Prepared:
+            return self.collator.load(self.data, index, settings.augment, (settings.seed, epoch))
 
         capacity = queue_capacity(self.plan.micro_batch_size)
         with contextlib.closing(stream(self.data, order[self.position.images :], load, capacity)) as ready:
-            for index, pixels in ready:
+            for index, prepared in ready:
                 self.position.images = place[index]
-                yield self.data.samples[index].label, pixels
+                yield self.data.samples[index].label, prepared
 
-    def optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> bool:
+    def optimizer_step(self, images: Iterator[tuple[int, Prepared]]) -> bool:
         """One update from one effective batch; False if it has no images."""
         with watchdog(self.settings.watchdog_minutes):
             return self._optimizer_step(images)
 
-    def _optimizer_step(self, images: Iterator[tuple[int, np.ndarray]]) -> bool:
+    def _optimizer_step(self, images: Iterator[tuple[int, Prepared]]) -> bool:
         """In micro-batches of any size.
 
         Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a
@@ -210,8 +235,8 @@ class Run:
         for gradient in self.gradients.values():
             gradient.fill(0)
         loss, correct, count = 0.0, 0, 0
-        while labels := self._fill_batch(images):
-            for result, target in training_steps(self.engine, self.batch[: len(labels)], self._target(labels)):
+        while labels := self._collect(images):
+            for result, target in training_steps(self.engine, self.collator.inputs(), self._target(labels)):
                 for name, gradient in result.gradients.items():
                     self.gradients[name] += gradient
                 loss += result.loss
@@ -235,12 +260,11 @@ class Run:
             self._skip_step()
         return True
 
-    def _fill_batch(self, images: Iterator[tuple[int, np.ndarray]]) -> list[int]:
-        """Fills the micro-batch from `images` and returns the labels, none when they are used up."""
+    def _collect(self, images: Iterator[tuple[int, Prepared]]) -> list[int]:
+        """Puts the next micro-batch into the collator and returns its labels, none when `images` are used up."""
         labels: list[int] = []
-        while len(labels) < len(self.batch) and (item := next(images, None)) is not None:
-            label, pixels = item
-            normalize(pixels, self.manifest.preprocessing, self.batch[len(labels)])
+        for label, prepared in itertools.islice(images, self.plan.micro_batch_size):
+            self.collator.add(prepared)
             labels.append(label)
         return labels
 
@@ -418,8 +442,12 @@ class Run:
         self.progress.message(f"resumed at epoch {self.position.epoch + 1}, step {self.position.step}")
 
     def _settings(self) -> dict:
-        images = len(self.data.samples)
-        return {**self.settings.of_the_result(), "model_digest": self.manifest.model_digest, "images": images}
+        return {
+            **self.settings.of_the_result(),
+            "model_digest": self.manifest.model_digest,
+            "images": len(self.data.samples),
+            "coded_features": self.collator.cache is not None,
+        }
 
     def skipped(self) -> dict[str, str]:
         """Images that could not be used, with the reason."""

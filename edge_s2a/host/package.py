@@ -21,6 +21,7 @@ from edge_s2a.host.calibration import calibration_images
 from edge_s2a.host.capture import Captured, capture_inference, capture_training, observe_saved_tensors
 from edge_s2a.host.compute import choose_int8_layers
 from edge_s2a.host.emit import to_onnx
+from edge_s2a.host.features import BESIDE_THE_BACKBONE, shapes_of_features, split_features
 from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
 from edge_s2a.host.ir import Graph
 from edge_s2a.host.liveness import plan_program, saved_bytes_per_image
@@ -112,17 +113,18 @@ def adapt(options: Options) -> Adapted:
 
 
 def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
-    """The graphs "training" and "inference" of the adapted model."""
+    """The graphs "training" and "inference" of the adapted model, and "features" if these need not read the image."""
     model, adapter = adapted.model, adapted.adapter
     image_shape = (3, *adapted.preprocessing.image_size)
     training = capture_training(model, adapter, image_shape, options.num_classes, adapted.scheme)
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
     outputs = [LOSS, LOGITS, *(gradient(name) for name in names)]
-    return {
+    graphs = {
         "training": to_graph("training", training, adapted, [*names, IMAGE, TARGET], outputs),
         "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
+    return split_features(graphs, names) if BESIDE_THE_BACKBONE.issuperset(options.adapter_kinds) else graphs
 
 
 def to_graph(
@@ -180,6 +182,7 @@ def write_artifact(
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
         head=head_layers(model, adapter, options.num_classes),
         low_rank_maps=low_rank_maps(adapter),
+        features=shapes_of_features(graphs),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,
         int8_layers=adapted.int8_layers,

@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 from edge_s2a.artifact.json_text import parse_json
+from edge_s2a.artifact.program import FEATURES, PROGRAMS
 from edge_s2a.errors import UserError
 
 KINDS = ("workspace", "saved", "weight", "segments")
@@ -68,7 +69,7 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
             name: GraphPlan(entry["constant_bytes"], [Lifetime(*row[:4], KINDS[row[4]]) for row in entry["lifetimes"]])
             for name, entry in parse_json(text).items()
         }
-        if set(graphs) != {"training", "inference"}:
+        if set(graphs) - {FEATURES} != set(PROGRAMS):
             raise ValueError(f"graphs {sorted(graphs)}")
         for graph in graphs.values():
             if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0 or not graph.lifetimes:

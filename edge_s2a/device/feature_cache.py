@@ -1,0 +1,145 @@
+"""Features of images, kept in a file from one epoch, and one run, to the next.
+
+Where only modules beside the backbone train, what it computes of an image never changes (Manifest.features). Training
+then reads features from 8-bit codes, those that are just computed too: what it learns does not depend on what the file
+holds. The file only grows, up to its limit; what does not fit is computed again in each epoch. (Dropping old records
+for new ones would help nothing, for an epoch reads each image once.)
+
+    header   magic, SHA-256 of what computes the features, bytes of a record (uint64): HEADER_BYTES
+    record   key (32 bytes), CRC-32 of the codes (uint32), codes
+    codes    of each feature in turn: uint8 codes, float16 scales and minima of groups (edge_s2a.codec.reference)
+"""
+
+import hashlib
+import json
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact.archive import ADAPTER, GOLDEN, PLAN
+from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.codec.reference import GROUP_SIZE, decode_groups, encode_groups
+
+MAGIC = b"edge-s2a features 1\n"
+HEADER = struct.Struct("<20s32sQ")
+HEADER_BYTES = HEADER.size
+PREFIX = struct.Struct("<32sI")
+BITS = 8
+SCALES_BYTES = 4  # of a group: scale and minimum
+CHUNK = 1024 * GROUP_SIZE  # values that are coded at once, for temporaries take several times as much
+NOT_OF_FEATURES = (ADAPTER, GOLDEN, PLAN)
+
+
+def identity_of(manifest: Manifest) -> bytes:
+    """SHA-256 of what decides the features of an image: graphs, frozen weights, preprocessing."""
+    digests = {name: entry["sha256"] for name, entry in manifest.members.items() if name not in NOT_OF_FEATURES}
+    text = json.dumps([digests, vars(manifest.preprocessing)], sort_keys=True)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def key_of(image_digest: bytes, is_mirrored: bool) -> bytes:
+    return hashlib.sha256(image_digest + bytes([is_mirrored])).digest()
+
+
+# -- codes ---------------------------------------------------------------------------------------------
+
+
+def sizes_of(shapes: dict[str, list[int]]) -> list[int]:
+    """Values of each feature of an image, and what is missing to whole groups."""
+    return [-(-math.prod(shape) // GROUP_SIZE) * GROUP_SIZE for shape in shapes.values()]
+
+
+def code_bytes(shapes: dict[str, list[int]]) -> int:
+    """Of an image; shapes: of its features, Manifest.features."""
+    return sum(size + SCALES_BYTES * size // GROUP_SIZE for size in sizes_of(shapes))
+
+
+def encode(features: dict[str, np.ndarray], index: int, shapes: dict[str, list[int]]) -> bytes:
+    """The codes of image `index` of `features`: name -> float32 (batch * first of its shape, others)."""
+    parts = []
+    for name, (first, *_) in shapes.items():
+        values = features[name][index * first : (index + 1) * first].reshape(-1)
+        for start in range(0, len(values), CHUNK):
+            chunk = values[start : start + CHUNK]
+            if len(chunk) % GROUP_SIZE:
+                chunk = np.pad(chunk, (0, -len(chunk) % GROUP_SIZE))
+            parts += [array.tobytes() for array in encode_groups(chunk.reshape(-1, GROUP_SIZE), BITS)]
+    return b"".join(parts)
+
+
+def decode(codes: bytes, features: dict[str, np.ndarray], index: int, shapes: dict[str, list[int]]) -> None:
+    """Writes what `encode` kept into image `index` of `features`."""
+    offset = 0
+    for name, (first, *_) in shapes.items():
+        values = features[name][index * first : (index + 1) * first].reshape(-1)
+        for start in range(0, len(values), CHUNK):
+            chunk = values[start : start + CHUNK]
+            groups = -(-len(chunk) // GROUP_SIZE)
+            packed = np.frombuffer(codes, np.uint8, groups * GROUP_SIZE, offset).reshape(groups, 1, GROUP_SIZE)
+            scales = np.frombuffer(codes, np.float16, 2 * groups, offset + packed.nbytes).reshape(2, groups, 1, 1)
+            offset += packed.nbytes + scales.nbytes
+            chunk[:] = decode_groups(packed, *scales, BITS, GROUP_SIZE).reshape(-1)[: len(chunk)]
+
+
+# -- the file ------------------------------------------------------------------------------------------
+
+
+class FeatureCache:
+    """Codes by key, in a file of at most `limit_bytes`. One process writes it, one thread of which appends while
+    another may look up."""
+
+    def __init__(self, path: Path, manifest: Manifest, limit_bytes: int):
+        """Takes up a file that was made for these features; any other is begun anew. Raises OSError."""
+        self.shapes = manifest.features
+        self.problem: str | None = None  # why it grows no more, though it is not full
+        self._code_bytes = code_bytes(self.shapes)
+        self._record_bytes = PREFIX.size + self._code_bytes
+        header = HEADER.pack(MAGIC, identity_of(manifest), self._record_bytes)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if os.pread(self._file, HEADER_BYTES, 0) != header:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, header, 0)
+        # A record that a power failure tore off is overwritten.
+        self.count = (os.fstat(self._file).st_size - HEADER_BYTES) // self._record_bytes
+        self.capacity = max(self.count, (limit_bytes - HEADER_BYTES) // self._record_bytes)
+        self._keys = np.zeros(self.capacity, np.uint64)  # the first bytes of each
+        for number in range(self.count):
+            self._keys[number] = np.frombuffer(os.pread(self._file, 8, self._offset(number)), np.uint64)[0]
+
+    def find(self, key: bytes) -> bytes | None:
+        """The codes that were kept under `key`, None if there are none that are whole."""
+        for number in np.flatnonzero(self._keys[: self.count] == np.frombuffer(key[:8], np.uint64)):
+            try:
+                record = os.pread(self._file, self._record_bytes, self._offset(int(number)))
+            except OSError:
+                return None
+            codes = record[PREFIX.size :]
+            if len(codes) == self._code_bytes and record[: PREFIX.size] == PREFIX.pack(key, zlib.crc32(codes)):
+                return codes
+        return None
+
+    def append(self, key: bytes, codes: bytes) -> None:
+        """Keeps `codes`, unless the file is full, or something else is wrong with it."""
+        if self.count == self.capacity or self.find(key) is not None:
+            return
+        record = PREFIX.pack(key, zlib.crc32(codes)) + codes
+        try:
+            written = os.pwrite(self._file, record, self._offset(self.count))
+        except OSError as error:
+            written, self.problem = 0, error.strerror
+        if written < len(record):
+            self.problem = self.problem or "No space left on device"
+            self.capacity = self.count
+            return
+        self._keys[self.count] = np.frombuffer(key[:8], np.uint64)[0]
+        self.count += 1
+
+    def _offset(self, number: int) -> int:
+        return HEADER_BYTES + number * self._record_bytes
+
+    def close(self) -> None:
+        os.close(self._file)
