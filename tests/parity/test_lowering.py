@@ -110,6 +110,9 @@ OPERATORS = {
 TOLERANCE = 1e-5
 # A value that lies between two codes may take either, and moves the gradient by a step of its own.
 TOLERANCE_4_BITS = 5e-3
+# The code of a GELU's derivative is that of a difference between neighbours, 64 times as coarse: now and then one of
+# the thousand values here takes the other code.
+TOLERANCE_OF_DIFFERENCES = 1.5e-2
 
 
 class Operator(nn.Module):
@@ -177,7 +180,8 @@ def test_gradient(operator, bits):
         measured_loss, measured_logits, measured = step(image, target)
         np.testing.assert_allclose(measured_loss, loss.item(), rtol=1e-5)
         np.testing.assert_allclose(measured_logits, logits.detach().numpy(), rtol=1e-4, atol=1e-5)
-        tolerance = TOLERANCE if bits == 32 else TOLERANCE_4_BITS
+        coded = TOLERANCE_OF_DIFFERENCES if operator in ("gelu", "gelu tanh", "windows") else TOLERANCE_4_BITS
+        tolerance = TOLERANCE if bits == 32 else coded
         assert np.linalg.norm(measured - expected.numpy()) <= tolerance * expected.norm()
 
 
