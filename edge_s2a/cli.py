@@ -214,6 +214,7 @@ def inspect(options) -> int:
 
 def describe(options, path: Path) -> int:
     from edge_s2a.artifact.archive import Artifact
+    from edge_s2a.device.feature_cache import code_bytes
 
     artifact = Artifact(path)
     manifest = artifact.manifest
@@ -231,6 +232,7 @@ def describe(options, path: Path) -> int:
         "trainable_parameters": manifest.trainable_parameters,
         "total_parameters": manifest.total_parameters,
         "saved_bytes_per_image": manifest.saved_bytes_per_image,
+        "feature_bytes_per_image": code_bytes(manifest.features),
         "file_bytes": artifact.file_bytes,
         "signed": artifact.signature is not None,
         "members": {name: entry["bytes"] for name, entry in manifest.members.items()},
@@ -262,6 +264,7 @@ def describe(options, path: Path) -> int:
                 f"{manifest.saved_bits} bits (mean {manifest.mean_saved_bits:.2f}), {manifest.levels} levels, "
                 f"{manifest.saved_bytes_per_image} bytes an image",
             ),
+            ("kept features", f"{code_bytes(manifest.features)} bytes an image" if manifest.features else "none"),
         ],
     )
     return 0

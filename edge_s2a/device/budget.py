@@ -182,7 +182,7 @@ def bytes_of_optimizer(manifest: Manifest, optimizer: str) -> int:
 
 def data_bytes(manifest: Manifest, batch: int) -> int:
     """The float32 batch, the uint8 images waiting in the queue, and the decoding of one more. Where there are features,
-    these too: as they are computed and as they are read, and codes in the queue where these are larger than images."""
+    these too, with one image's as they are computed, and codes in the queue where these are larger than images."""
     height, width = manifest.preprocessing.image_size
     pixels = 3 * height * width
     features_bytes = 4 * sum(math.prod(shape) for shape in manifest.features.values())

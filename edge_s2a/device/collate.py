@@ -8,7 +8,6 @@ from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data import Dataset, image_digest, is_mirrored, load_pixels, normalize
 from edge_s2a.device.feature_cache import FeatureCache, decode, encode, key_of
 from edge_s2a.device.session import Engine, Inputs, part_of
-from edge_s2a.errors import ArenaExhausted
 
 
 class Keyed(NamedTuple):
@@ -67,23 +66,11 @@ class Collator:
         count, self._count = self._count, 0
         if self.cache is None:
             return self.batch[:count]
-        if self._missing:
-            features = features_of(self.engine, self.batch[: len(self._missing)])
-            for row, (place, key) in enumerate(self._missing):
-                codes = encode(features, row, self.cache.shapes)
-                self.cache.append(key, codes)
-                decode(codes, self._features, place, self.cache.shapes)
-            self._missing.clear()
+        for row, (place, key) in enumerate(self._missing):
+            # One at a time: their number matters to the engine's rounding, and what is kept of an image must not depend
+            # on how many beside it are missing.
+            codes = encode(self.engine.features(self.batch[row : row + 1]), self.cache.shapes)
+            self.cache.append(key, codes)
+            decode(codes, self._features, place, self.cache.shapes)
+        self._missing.clear()
         return part_of(self._features, 0, count, self.cache.shapes)
-
-
-def features_of(engine: Engine, images: np.ndarray) -> dict[str, np.ndarray]:
-    """By name, of images float32 (batch, 3, height, width); in halves, where the arena does not hold them whole."""
-    try:
-        return engine.features(images)
-    except ArenaExhausted:
-        if len(images) == 1:
-            raise
-        half = len(images) // 2
-        parts = [features_of(engine, images[:half]), features_of(engine, images[half:])]
-        return {name: np.concatenate([part[name] for part in parts]) for name in engine.feature_shapes}

@@ -58,11 +58,11 @@ def code_bytes(shapes: dict[str, list[int]]) -> int:
     return sum(size + SCALES_BYTES * size // GROUP_SIZE for size in sizes_of(shapes))
 
 
-def encode(features: dict[str, np.ndarray], index: int, shapes: dict[str, list[int]]) -> bytes:
-    """The codes of image `index` of `features`: name -> float32 (batch * first of its shape, others)."""
+def encode(features: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> bytes:
+    """The codes of one image's features: name -> float32 of its shape."""
     parts = []
-    for name, (first, *_) in shapes.items():
-        values = features[name][index * first : (index + 1) * first].reshape(-1)
+    for name in shapes:
+        values = features[name].reshape(-1)
         for start in range(0, len(values), CHUNK):
             chunk = values[start : start + CHUNK]
             if len(chunk) % GROUP_SIZE:
@@ -72,7 +72,8 @@ def encode(features: dict[str, np.ndarray], index: int, shapes: dict[str, list[i
 
 
 def decode(codes: bytes, features: dict[str, np.ndarray], index: int, shapes: dict[str, list[int]]) -> None:
-    """Writes what `encode` kept into image `index` of `features`."""
+    """Writes what `encode` kept into image `index` of `features`: name -> float32 (batch * first of its shape,
+    others)."""
     offset = 0
     for name, (first, *_) in shapes.items():
         values = features[name][index * first : (index + 1) * first].reshape(-1)
@@ -95,7 +96,7 @@ class FeatureCache:
     def __init__(self, path: Path, manifest: Manifest, limit_bytes: int):
         """Takes up a file that was made for these features; any other is begun anew. Raises OSError."""
         self.shapes = manifest.features
-        self.problem: str | None = None  # why it grows no more, though it is not full
+        self._problem: str | None = None
         self._code_bytes = code_bytes(self.shapes)
         self._record_bytes = PREFIX.size + self._code_bytes
         header = HEADER.pack(MAGIC, identity_of(manifest), self._record_bytes)
@@ -130,16 +131,18 @@ class FeatureCache:
         try:
             written = os.pwrite(self._file, record, self._offset(self.count))
         except OSError as error:
-            written, self.problem = 0, error.strerror
+            written, self._problem = 0, error.strerror
         if written < len(record):
-            self.problem = self.problem or "No space left on device"
+            self._problem = self._problem or "the disk is full"
             self.capacity = self.count
             return
         self._keys[self.count] = np.frombuffer(key[:8], np.uint64)[0]
         self.count += 1
 
+    def take_problem(self) -> str | None:
+        """Why the file grows no more though it is not full, when asked for the first time."""
+        problem, self._problem = self._problem, None
+        return problem
+
     def _offset(self, number: int) -> int:
         return HEADER_BYTES + number * self._record_bytes
-
-    def close(self) -> None:
-        os.close(self._file)

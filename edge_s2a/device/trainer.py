@@ -358,6 +358,8 @@ class Run:
             train_accuracy=train_accuracy, val_loss=val["loss"], val_accuracy=val["accuracy"],
             skipped_images=len(self.skipped()), peak_rss_bytes=peak_resident_bytes(),
         )  # fmt: skip
+        if self.collator.cache is not None and (problem := self.collator.cache.take_problem()):
+            self.progress.message(f"features.cache grows no more: {problem}; what it lacks is computed in each epoch")
         self._judge_epoch(accuracy)
         position.epoch += 1
         position.images = position.correct = position.count = 0

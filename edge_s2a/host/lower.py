@@ -240,7 +240,10 @@ class Lowering:
             return name
         if self.is_view_of_parameter(node):  # stays a view: a copy of a weight would double it
             return self.call(node)
-        array = np.ascontiguousarray(self.folded[node].detach().numpy())
+        return self.large_constant(np.ascontiguousarray(self.folded[node].detach().numpy()))
+
+    def large_constant(self, array: np.ndarray) -> str:
+        """The name of a constant that lies among the weights if it is not small."""
         if array.nbytes <= LARGEST_CONSTANT_BYTES:
             return self.constant(array, array.dtype)
         name = f"folded.{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"

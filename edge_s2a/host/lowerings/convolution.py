@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from edge_s2a.errors import UserError
-from edge_s2a.host.ir import TensorType
+from edge_s2a.host.ir import Batch, TensorType
 from edge_s2a.host.lowerings.table import lowers, result_type, tensor_type
 
 aten = torch.ops.aten
@@ -85,6 +85,8 @@ def weight_gradient(low, grad, x, result, stride, padding, dilation, groups) -> 
     _, outputs, rows, columns = low.types[grad].shape
     _, channels, *kernel = result.shape
     x = padded(low, x, padding)
+    if groups == outputs and channels == 1 and stride == dilation == [1, 1] and kernel[1] > 1:
+        return depthwise_weight_gradient(low, grad, x, result)
     places = []
     for row in range(kernel[0]):
         for column in range(kernel[1]):
@@ -97,6 +99,35 @@ def weight_gradient(low, grad, x, result, stride, padding, dilation, groups) -> 
     if len(places) == 1:
         return low.reshape(places[0], result.shape)
     joined = low.emit("Concat", places, TensorType(result.dtype, (outputs, channels, math.prod(kernel))), axis=2)
+    return low.reshape(joined, result.shape)
+
+
+def depthwise_weight_gradient(low, grad: str, x: str, result: TensorType) -> str:
+    """The same for a row of the kernel at a time. With X the rows of the input that lie under it, and G the gradient,
+    of one channel of an image: M = XT G holds at [c + j, c] what place j of the row has in common with column c. The
+    sums of these diagonals are a product with a constant."""
+    dtype, (batch, channels, rows, columns) = low.types[grad]
+    width = low.types[x].shape[3]
+    _, _, height, places = result.shape
+    planes = Batch(batch.times * channels)
+    diagonals = np.zeros((width, columns, places), np.float32)
+    for place in range(places):
+        diagonals[np.arange(columns) + place, np.arange(columns), place] = 1
+    diagonals = low.large_constant(diagonals.reshape(-1, places))
+    grad = low.reshape(grad, (planes, rows, columns))
+    found = []
+    for row in range(height):
+        bounds = [low.constant([value], np.int64) for value in (row, row + rows, 2)]
+        part = low.emit("Slice", [x, *bounds], TensorType(dtype, (batch, channels, rows, width)))
+        part = low.reshape(part, (planes, rows, width))
+        products = TensorType(dtype, (planes, width, columns))
+        products = low.emit("FusedMatMul", [part, grad], products, "com.microsoft", transA=1, transB=0)
+        products = low.reshape(products, (batch, channels, width * columns))
+        summed = TensorType(dtype, (channels, width * columns))
+        summed = low.emit("ReduceSum", [products, low.constant([0], np.int64)], summed, keepdims=0)
+        sums = low.emit("Gemm", [summed, diagonals], TensorType(dtype, (channels, places)), transA=0, transB=0)
+        found.append(low.reshape(sums, (channels, 1, places)))
+    joined = low.emit("Concat", found, TensorType(dtype, (channels, height, places)), axis=1)
     return low.reshape(joined, result.shape)
 
 

@@ -47,8 +47,10 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> Tensor:
 
 def average_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """x (..., height, width) times rows (height, new height) and columns (width, new width) on its last axes."""
-    x = functional.linear(x, columns.t()).transpose(-1, -2).contiguous()  # else linear repeats `rows` for each image
-    return functional.linear(x, rows.t()).transpose(-1, -2)
+    y = (x @ columns).reshape(-1, x.shape[-2], columns.shape[1])
+    # In this form, alone, the product with a matrix from the left repeats no matrix in memory and transposes nothing.
+    y = torch.bmm(rows.t().expand(y.shape[0], -1, -1), y)
+    return y.view(*x.shape[:-2], rows.shape[1], columns.shape[1])
 
 
 def averaging(inputs: int, outputs: int) -> Tensor:
