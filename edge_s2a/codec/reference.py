@@ -21,18 +21,25 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 OVERSHOOT = 0.6
 
 
+class Parabola(NamedTuple):
+    """The function (shift + sign x) x, which is 0 at 0."""
+
+    shift: float
+    sign: int  # 1 or -1
+
+
 class Levels(NamedTuple):
     """The values that codes of a known range stand for.
 
-    Encoding: round(p(x) / step) + zero with p the polynomial `encode`; decoding: q((code - zero) * step) with q
-    the polynomial `decode`. Coefficients by rising power; an empty polynomial stands for the value itself, and
-    the levels are then uniform.
+    Encoding: round(p(x) / encode_step) + zero with p the parabola `encode`; decoding: q((code - zero) * decode_step)
+    with q the parabola `decode`. None stands for the value itself, and the levels are then uniform.
     """
 
     zero: int
-    step: float
-    encode: tuple[float, ...] = ()
-    decode: tuple[float, ...] = ()
+    encode_step: float
+    decode_step: float
+    encode: Parabola | None = None
+    decode: Parabola | None = None
 
 
 def uniform_levels(low: float, high: float, bits: int) -> Levels:
@@ -43,18 +50,16 @@ def uniform_levels(low: float, high: float, bits: int) -> Levels:
         step = limit / steps
         zero = max(0, math.ceil(-low / step - OVERSHOOT))
         if (2**bits - 1 - zero + OVERSHOOT) * step >= high:
-            return Levels(zero, step)
+            return Levels(zero, step, step)
     raise ValueError(f"no levels of {bits} bits cover [{low}, {high}]")
 
 
-def polynomial(x: np.ndarray, coefficients: tuple[float, ...]) -> np.ndarray:
-    """The value at `x` by Horner's rule, in float32; `x` itself without coefficients."""
-    if not coefficients:
+def bent(x: np.ndarray, curve: Parabola | None) -> np.ndarray:
+    """The value of the parabola at `x`, in float32; `x` itself without one."""
+    if curve is None:
         return x
-    *lower, result = coefficients
-    for coefficient in reversed(lower):
-        result = result * x + np.float32(coefficient)
-    return result
+    shift = np.float32(curve.shift)
+    return (shift + x if curve.sign > 0 else shift - x) * x
 
 
 def group_size(n: int) -> int:
@@ -117,11 +122,11 @@ def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bi
 
 def encode_levels(x: np.ndarray, bits: int, levels: Levels) -> np.ndarray:
     """Codes of values in a range known beforehand, packed along the last axis."""
-    codes = (polynomial(x, levels.encode) / np.float32(levels.step)).round() + levels.zero
+    codes = (bent(x, levels.encode) / np.float32(levels.encode_step)).round() + levels.zero
     return pack(codes.clip(0, 2**bits - 1).astype(np.uint8), bits)
 
 
 def decode_levels(packed: np.ndarray, bits: int, n: int, levels: Levels) -> np.ndarray:
     """Inverse of `encode_levels`, up to half a step: float32 (..., n)."""
-    values = (unpack(packed, bits, n).astype(np.float32) - levels.zero) * np.float32(levels.step)
-    return polynomial(values, levels.decode)
+    values = (unpack(packed, bits, n).astype(np.float32) - levels.zero) * np.float32(levels.decode_step)
+    return bent(values, levels.decode)

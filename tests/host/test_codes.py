@@ -109,11 +109,11 @@ def test_uniform_levels_cover_the_derivatives(bits, derivative_range):
     x = np.linspace(*derivative_range, 1002, dtype=np.float32)[None]
     packed = reference.encode_levels(x, bits, levels)
     decoded = reference.decode_levels(packed, bits, x.shape[1], levels)
-    assert np.abs(decoded - x).max() <= levels.step * (reference.OVERSHOOT + 0.01)
+    assert np.abs(decoded - x).max() <= levels.decode_step * (reference.OVERSHOOT + 0.01)
     saved = codes.encode_levels(torch.from_numpy(x), bits, levels)
     # A value on the edge between two levels may fall either way.
     np.testing.assert_allclose(
-        codes.decode_levels(saved, bits, x.shape[1], levels).numpy(), decoded, atol=levels.step + 1e-6
+        codes.decode_levels(saved, bits, x.shape[1], levels).numpy(), decoded, atol=levels.decode_step + 1e-6
     )
 
 
@@ -125,9 +125,10 @@ def test_limits_of_the_derivative_are_exact_at_4_bits(derivative_range):
     np.testing.assert_allclose(decoded, x, atol=1e-6)
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_fitted_levels_err_less_than_uniform_ones(bits):
-    """On the derivatives of GELU at inputs as a transformer has them: mostly negative."""
+@pytest.mark.parametrize(("bits", "share"), [(2, 1.0), (4, 0.95)])
+def test_fitted_levels_err_less_than_uniform_ones(bits, share):
+    """On the derivatives of GELU at inputs as a transformer has them: mostly negative. (On DeiT-Tiny's own, fitted to
+    each layer, the gradient errs by three quarters: docs/BENCHMARKS.md.)"""
     x = torch.randn(20000, generator=torch.Generator().manual_seed(0)) - 1
     values = gelu.derivative(x, "none")[None]
     uniform, fitted = reference.uniform_levels(-0.129, 1.129, bits), fit_levels(values[0], (-0.129, 1.129), bits)
@@ -136,18 +137,18 @@ def test_fitted_levels_err_less_than_uniform_ones(bits):
         decoded = codes.decode_levels(codes.encode_levels(values, bits, levels), bits, values.shape[1], levels)
         return (decoded - values).norm().item()
 
-    assert error(fitted) < 0.85 * error(uniform)
+    assert error(fitted) < share * error(uniform)
     packed = reference.encode_levels(values.numpy(), bits, fitted)
     expected = reference.decode_levels(packed, bits, values.shape[1], fitted)
     measured = codes.decode_levels(torch.from_numpy(packed), bits, values.shape[1], fitted).numpy()
-    np.testing.assert_allclose(measured, expected, rtol=1e-5, atol=1e-6)  # Horner in another order
+    np.testing.assert_allclose(measured, expected, rtol=1e-5, atol=1e-6)  # in another order
 
 
 def test_fitted_levels_come_near_lloyd_max():
-    """The cubics lose at most a quarter to the best 16 levels."""
+    """The parabolas lose at most two fifths to the best 16 levels."""
     values = gelu.derivative(torch.randn(20000, generator=torch.Generator().manual_seed(0)) - 1, "none")
     best = lloyd_max(values.double(), torch.linspace(-0.129, 1.129, 16).double())
     nearest = best[torch.bucketize(values.double(), (best[1:] + best[:-1]) / 2)]
     levels = fit_levels(values, (-0.129, 1.129), 4)
     decoded = codes.decode_levels(codes.encode_levels(values[None], 4, levels), 4, len(values), levels)[0]
-    assert (decoded - values).norm() <= 1.25 * (nearest - values).norm()
+    assert (decoded - values).norm() <= 1.4 * (nearest - values).norm()

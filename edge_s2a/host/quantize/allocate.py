@@ -129,7 +129,7 @@ def with_random_factors(adapter: dict[str, Tensor], seed: int = 0) -> dict[str, 
 def of_bits(entry: SavedTensor, original: Tensor, bits: int) -> SavedTensor:
     """The entry at another width, with fitted levels if it has such."""
     changed = at_bits(entry, bits)
-    if entry.levels is None or not entry.levels.decode or bits == 8:
+    if entry.levels is None or entry.levels.decode is None or bits == 8:
         return changed
     return changed._replace(levels=fit_levels(sample(original), entry.derivative_range, bits))
 

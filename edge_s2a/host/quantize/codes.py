@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edge_s2a.codec.reference import LARGEST_HALF, SMALLEST_SCALE, Levels, can_pack, group_size
+from edge_s2a.codec.reference import LARGEST_HALF, SMALLEST_SCALE, Levels, Parabola, can_pack, group_size
 
 
 @torch.library.custom_op("edge_s2a::quantize", mutates_args=())
@@ -98,26 +98,24 @@ def to_half(x: Tensor) -> Tensor:
 
 def encode_levels(x: Tensor, bits: int, levels: Levels) -> Tensor:
     """Codes of values whose range is known beforehand."""
-    return pack(quantize(polynomial(x, levels.encode), levels.step, levels.zero, bits), bits)
+    return pack(quantize(bent(x, levels.encode), levels.encode_step, levels.zero, bits), bits)
 
 
 def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
     """The float32 (..., n) that `encode_levels` saved."""
-    return polynomial(dequantize(unpack(packed, bits, n), levels.step, levels.zero), levels.decode)
+    return bent(dequantize(unpack(packed, bits, n), levels.decode_step, levels.zero), levels.decode)
 
 
 def levels_of_multiple(levels: Levels, factor: float) -> Levels:
     """Those with which `encode_levels` makes the same codes of factor * x as with `levels` of x."""
-    if not levels.encode:
-        return levels._replace(step=levels.step * factor)
-    return levels._replace(encode=tuple(value / factor**power for power, value in enumerate(levels.encode)))
+    if levels.encode is None:
+        return levels._replace(encode_step=levels.encode_step * factor)
+    shift, sign = levels.encode
+    return levels._replace(encode_step=levels.encode_step * factor**2, encode=Parabola(shift * factor, sign))
 
 
-def polynomial(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
-    """The value at `x` by Horner's rule; `x` itself without coefficients."""
-    if not coefficients:
+def bent(x: Tensor, curve: Parabola | None) -> Tensor:
+    """The value of the parabola at `x`; `x` itself without one."""
+    if curve is None:
         return x
-    *lower, result = coefficients
-    for coefficient in reversed(lower):
-        result = x * result + coefficient
-    return result
+    return (x + curve.shift if curve.sign > 0 else curve.shift - x) * x

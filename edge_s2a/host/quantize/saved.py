@@ -183,7 +183,7 @@ def mean_bits(scheme: list[SavedTensor]) -> float:
 
 def levels_of(scheme: list[SavedTensor]) -> str:
     """ "fitted" or "uniform"."""
-    return "fitted" if any(entry.levels and entry.levels.decode for entry in scheme) else "uniform"
+    return "fitted" if any(entry.levels and entry.levels.decode is not None for entry in scheme) else "uniform"
 
 
 def encode(entry: SavedTensor, tensor: Tensor, difference: Difference | None = None) -> Restore:
