@@ -69,7 +69,8 @@ def main() -> None:
         train(Path(artifact), Path(data), float(started_s))
         return
     data = images(STEPS * BATCH)
-    print("| model | imported | loaded | first step | an optimizer step | outside the engine |\n|---|---|---|---|---|---|")
+    print("| model | imported | loaded | first step | an optimizer step | outside the engine |")
+    print("|---|---|---|---|---|---|")
     for model in options.models.split(","):
         artifact = packed(model, "4", "int8")
         rounds = [
