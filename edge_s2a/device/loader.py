@@ -3,9 +3,11 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
-from edge_s2a.device.collate import Prepared
 from edge_s2a.device.data import Dataset, UnusableImage
+
+Prepared = TypeVar("Prepared")
 
 
 def stream(
