@@ -13,6 +13,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FORMAT_VERSION = 6
+MOST_FEATURES = 1 << 26  # values an image; a ViT-L at 512 px has three millions
 GOLDEN_OPTIMIZER = {"lr", "beta1", "beta2", "epsilon", "weight_decay"}
 
 
@@ -93,8 +94,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             raise ValueError("members without size or digest")
         if set(manifest.golden_optimizer) != GOLDEN_OPTIMIZER:
             raise ValueError(f"golden_optimizer is {manifest.golden_optimizer}")
-        if any(min(shape, default=0) < 1 for shape in manifest.features.values()):
-            raise ValueError(f"features are {manifest.features}")
+        shapes = manifest.features.values()
+        if any(min(shape, default=0) < 1 for shape in shapes) or sum(map(math.prod, shapes)) > MOST_FEATURES:
+            raise ValueError(f"features are {str(manifest.features)[:100]}")
         if manifest.trainable_parameters < 1 or min(manifest.preprocessing.image_size) < 1:
             raise ValueError("impossible numbers")
         return manifest

@@ -80,9 +80,9 @@ def train(settings: TrainSettings) -> dict:
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
 
     Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/, and features.cache where the
-    backbone's features do not change. Raises
-    UserError for bad input and BudgetError if the budget is too small; KeyboardInterrupt when told to stop, and
-    MemoryPressure where the machine no longer has what was planned, both with a checkpoint of the last step.
+    backbone's features do not change. Raises UserError for bad input and BudgetError if the budget is too small;
+    KeyboardInterrupt when told to stop, and MemoryPressure where the machine no longer has what was planned, both with
+    a checkpoint of the last step.
     """
     make_folder(settings.output / "checkpoint")
     with locked(settings.output / "lock"), Interruption() as interruption:
@@ -448,7 +448,7 @@ class Run:
             **self.settings.of_the_result(),
             "model_digest": self.manifest.model_digest,
             "images": len(self.data.samples),
-            "coded_features": self.collator.cache is not None,
+            "feature_cache": self.collator.cache is not None,
         }
 
     def skipped(self) -> dict[str, str]:

@@ -127,7 +127,7 @@ def test_another_format_version_is_refused(small_artifact, tmp_path):
         for entry in source.infolist():
             data = source.read(entry)
             if entry.filename == "manifest.json":
-                data = data.replace(b'"format_version": 5', b'"format_version": 9')
+                data = data.replace(b'"format_version": 6', b'"format_version": 9')
             target.writestr(entry, data)
     with pytest.raises(UserError, match="format version 9"):
         Artifact(path)
@@ -139,7 +139,7 @@ def test_an_artifact_of_the_previous_version_is_refused_for_its_version(small_ar
     members = dict.fromkeys(("training.onnx", "inference.onnx", WEIGHTS), b"")
     manifest = dataclasses.replace(Artifact(small_artifact).manifest, format_version=2)
     write_archive(path, manifest, members)
-    with pytest.raises(UserError, match="format version 2, this edge-s2a reads 5"):
+    with pytest.raises(UserError, match="format version 2, this edge-s2a reads 6"):
         Artifact(path)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.manifest import parse_manifest
 from edge_s2a.device import feature_cache
 from edge_s2a.device.collate import Collator
 from edge_s2a.device.data import open_dataset
 from edge_s2a.device.session import Engine
+from edge_s2a.errors import UserError
 from tests.conftest import assert_refused, metrics_of, pack, run_command, step_losses, write_images
 from tests.field.test_power import assert_survived, kill_and_resume
 
@@ -217,6 +219,15 @@ def test_it_is_refused_where_features_change(small_artifact, side_artifact, imag
     ):
         command = ["train", artifact, "--data", image_folder, "--output", tmp_path / "run", *OPTIONS]
         assert_refused(run_command(*command, "--feature-cache", "1MiB", *more), 2, "--feature-cache", reason)
+
+
+@pytest.mark.parametrize("shape", [[1, 1 << 27], [0, 4], [], [1, -5]])
+def test_impossible_shapes_of_features_are_refused(side_artifact, shape):
+    """Before any memory is taken for them."""
+    fields = json.loads(Artifact(side_artifact).manifest.to_json())
+    fields["features"]["feature:1"] = shape
+    with pytest.raises(UserError, match="malformed manifest"):
+        parse_manifest(json.dumps(fields).encode(), "file")
 
 
 @pytest.mark.parametrize("kinds", [("bias",), ("bias", "side")])

@@ -134,7 +134,7 @@ def test_inspect_tells_what_is_inside(small_artifact):
     result = run_command("inspect", small_artifact, "--json").json
     assert result["model"] == "vit_tiny_patch16_224"
     assert result["adapter"] == "bias"
-    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == ("4", "int8", 5)
+    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == ("4", "int8", 6)
     assert result["file_bytes"] == small_artifact.stat().st_size
     assert result["labels"] == ["blue", "green", "red"]
     assert "4 bits" in run_command("inspect", small_artifact).stdout

@@ -45,12 +45,24 @@ def adaptive_avg_pool2d(x: Tensor, output_size) -> Tensor:
     return average_axes(x, averaging(x.shape[-2], height), averaging(x.shape[-1], width))
 
 
+class ProductFromLeft(torch.autograd.Function):
+    """rows.T @ x for each x (batch, height, width), with frozen rows (height, new height), of which torch's own product
+    would save one for each x. In this form the graph repeats no matrix and transposes nothing."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows = rows
+        return torch.bmm(rows.t().expand(x.shape[0], -1, -1), x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return torch.bmm(ctx.rows.expand(grad.shape[0], -1, -1), grad), None
+
+
 def average_axes(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """x (..., height, width) times rows (height, new height) and columns (width, new width) on its last axes."""
-    y = (x @ columns).reshape(-1, x.shape[-2], columns.shape[1])
-    # In this form, alone, the product with a matrix from the left repeats no matrix in memory and transposes nothing.
-    y = torch.bmm(rows.t().expand(y.shape[0], -1, -1), y)
-    return y.view(*x.shape[:-2], rows.shape[1], columns.shape[1])
+    y = functional.linear(x, columns.t()).reshape(-1, x.shape[-2], columns.shape[1])
+    return ProductFromLeft.apply(y, rows).view(*x.shape[:-2], rows.shape[1], columns.shape[1])
 
 
 def averaging(inputs: int, outputs: int) -> Tensor:
