@@ -187,9 +187,8 @@ def data_bytes(manifest: Manifest, batch: int) -> int:
     pixels = 3 * height * width
     features_bytes = 4 * sum(math.prod(shape) for shape in manifest.features.values())
     waiting_bytes = max(pixels, code_bytes(manifest.features))
-    return (
-        batch * (4 * pixels + 2 * features_bytes) + (queue_capacity(batch) + 2) * waiting_bytes + DECODE_RESERVE_BYTES
-    )
+    batch_bytes = 4 * pixels * batch + features_bytes * (batch + 1)
+    return batch_bytes + (queue_capacity(batch) + 2) * waiting_bytes + DECODE_RESERVE_BYTES
 
 
 def queue_capacity(batch: int) -> int:
