@@ -14,21 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rivals.processes import WORK, call, images, peak_of
-from rivals.task import BATCH, CLASSES, LEARNING_RATE, MODELS, THREADS
+from rivals.processes import call, images, packed, peak_of
+from rivals.task import BATCH, LEARNING_RATE, MODELS, THREADS
 
 STEPS = 5  # an epoch
 EPOCHS = 3
 MIB = 1 << 20
-
-
-def packed(model: str, bits: str) -> Path:
-    output = WORK / "artifacts" / f"{model}-side-{bits}.s2a"
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        options = ["--adapter", "side", "--num-classes", CLASSES, "--saved-bits", bits, "--output", output]
-        call("packing", sys.executable, "-m", "edge_s2a", "pack", model, *options)
-    return output
 
 
 def train(artifact: Path, cache: str) -> tuple[list[float], int]:
@@ -53,7 +44,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models.split(","):
         for bits in options.bits.split(","):
-            artifact = packed(model, bits)
+            artifact = packed(model, bits, "int8", adapter="side")
             inspected = json.loads(
                 call("inspecting", sys.executable, "-m", "edge_s2a", "inspect", artifact, "--json").stdout
             )

@@ -96,12 +96,12 @@ def images(count: int) -> Path:
     return folder
 
 
-def packed(model: str, bits: str, weights: str, compute: str = "fp32") -> Path:
-    output = WORK / "artifacts" / f"{model}-{bits}-{weights}-{compute}.s2a"
+def packed(model: str, bits: str, weights: str, compute: str = "fp32", adapter: str = "bias") -> Path:
+    output = WORK / "artifacts" / f"{model}-{adapter}-{bits}-{weights}-{compute}.s2a"
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         options = ["--num-classes", CLASSES, "--saved-bits", bits, "--weight-format", weights]
-        options += ["--compute", compute, "--output", output]
+        options += ["--compute", compute, "--adapter", adapter, "--output", output]
         call("packing", sys.executable, "-m", "edge_s2a", "pack", model, *options)
     return output
 

@@ -23,7 +23,7 @@ def hard_swish(x: Tensor, inplace: bool = False) -> Tensor:
 def hard_sigmoid(x: Tensor, inplace: bool = False) -> Tensor:
     """clip(x + 3, 0, 6) / 6."""
 
-    def function(x: Tensor) -> tuple[Tensor, Tensor, Mark]:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.clamp(x + 3, 0, 6) * (1 / 6)
         return y, (y > 0) & (y < 1)
 

@@ -44,7 +44,7 @@ class SavedTensor(NamedTuple):
     """How one saved tensor is kept. `name` is operator and number in order of saving."""
 
     name: str
-    coding: str  # "float" as it is; "half" float16; "groups" with scale and zero; "levels" of a known range
+    coding: str  # "float" as it is; "half" float16; "groups" with scale and minimum; "levels" of a known range
     bits: int  # 32 for "float", 16 for "half"
     values_per_image: int
     derivative_range: tuple[float, float]
