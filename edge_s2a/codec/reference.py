@@ -2,8 +2,9 @@
 
 A code is an unsigned integer of 1, 2, 4 or 8 bits. Codes are packed along the last axis: with `k = 8 / bits`
 codes a byte, byte `i` of a row of `n` codes holds codes `i`, `i + n/k`, `i + 2n/k`, ..., the first of them in
-the least significant bits. (Halves, not neighbours: a row is cut with one Split and joined with one Concat. Codes
-that QuantizeLinear makes at 4 bits the engine packs itself, neighbours in a byte; no code leaves a graph.)
+the least significant bits. (Parts of a row, not neighbours: a row is cut with one Split, and taken apart again by one
+BitwiseAnd of the row with the bits of each part. Codes that QuantizeLinear makes at 4 bits the engine packs itself,
+neighbours in a byte; no code leaves a graph.)
 """
 
 import math

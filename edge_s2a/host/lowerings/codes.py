@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from edge_s2a.host.ir import UINT4, UINT8, TensorType
-from edge_s2a.host.lowerings.table import lowers, result_type
+from edge_s2a.host.lowerings.table import FLOAT32, lowers, result_type
+from edge_s2a.host.quantize.codes import POSITIVE_STEP
 
 
 @lowers(torch.ops.edge_s2a.quantize.default)
@@ -44,6 +45,42 @@ def _pack(low, node, codes, bits):
         shifted = low.emit("BitShift", [part, low.constant(index * bits, UINT8)], packed, direction="LEFT")
         result = low.emit("BitwiseOr", [result, shifted], packed)
     return result
+
+
+@lowers(torch.ops.edge_s2a.pack_positive.default)
+def _pack_positive(low, node, x):
+    """All bits of a byte or none; of these each part keeps the bit that is its own, and then they are joined."""
+    packed = result_type(node)
+    *rows, width = packed.shape
+    inputs = [x, low.constant(POSITIVE_STEP, np.float32), low.constant(0, UINT8)]
+    full = low.emit("QuantizeLinear", inputs, TensorType(UINT8, low.types[x].shape))
+    places = TensorType(UINT8, (*rows, 8, width))
+    own = low.emit("BitwiseAnd", [low.reshape(full, places.shape), low.constant(masks(1), UINT8)], places)
+    part = TensorType(UINT8, (*rows, 1, width))
+    first, *others = low.emit("Split", [own, low.constant([1] * 8, np.int64)], [part] * 8, axis=-2)
+    for other in others:
+        first = low.emit("BitwiseOr", [first, other], part)
+    return low.reshape(first, packed.shape)
+
+
+@lowers(torch.ops.edge_s2a.dequantize_packed.default)
+def _dequantize_packed(low, node, packed, step, zero, bits):
+    """Each part of a row stays in the bits it has in a byte; its step and zero are those of these bits."""
+    *rows, width = low.types[packed].shape
+    places = (*rows, 8 // bits, width)
+    column = low.reshape(packed, (*rows, 1, width))
+    own = low.emit("BitwiseAnd", [column, low.constant(masks(bits), UINT8)], TensorType(UINT8, places))
+    factors = 2 ** np.arange(0, 8, bits)
+    inputs = [own, low.constant(step / factors, np.float32), low.constant(zero * factors, UINT8)]
+    values = low.emit("DequantizeLinear", inputs, TensorType(FLOAT32, places), axis=len(rows))
+    if len(node.users) > 1:  # as above
+        values = low.emit("Identity", [values], low.types[values])
+    return low.reshape(values, result_type(node).shape)
+
+
+def masks(bits: int) -> np.ndarray:
+    """uint8 (8 / bits, 1): where in a byte the code of each part of a row is."""
+    return ((2**bits - 1) << np.arange(0, 8, bits)).astype(np.uint8)[:, None]
 
 
 @lowers(torch.ops.edge_s2a.unpack_bits.default)

@@ -51,10 +51,13 @@ def input_gradient(low, grad, weight, result, stride, padding, dilation, groups)
         return low.reshape(
             low.emit("FusedMatMul", [matrix, columns], product, "com.microsoft", transA=1, transB=0), result.shape
         )
-    if groups == channels == outputs and stride == [1, 1]:
-        turned = turned_kernel(low, weight)
+    is_depthwise = groups == channels == outputs
+    # A convolution turned round takes time by the weight's size, ConvTranspose by that of the maps, of which it lays
+    # out all windows: of 64 channels and 56 x 56 positions 7 MB.
+    if stride == [1, 1] and (is_depthwise or (groups == 1 and height * width > max(channels, outputs))):
         pads = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
         if min(pads) >= 0:
+            turned = turned_kernel(low, weight, is_depthwise)
             return low.emit(
                 "Conv", [grad, turned], result, strides=stride, pads=[*pads, *pads], dilations=dilation, group=groups
             )
@@ -71,12 +74,16 @@ def input_gradient(low, grad, weight, result, stride, padding, dilation, groups)
     )  # fmt: skip
 
 
-def turned_kernel(low, weight: str) -> str:
-    """The kernel (..., height, width) turned by 180 degrees."""
-    starts, ends, axes = ([value] * 2 for value in (-1, -(2**31), 0))
-    axes = [2, 3]
-    inputs = [low.constant(values, np.int64) for values in (starts, ends, axes, [-1, -1])]
-    return low.emit("Slice", [weight, *inputs], low.types[weight])
+def turned_kernel(low, weight: str, is_depthwise: bool) -> str:
+    """The kernel (outputs, inputs, height, width) turned by 180 degrees, (inputs, outputs, height, width); of a depthwise
+    one the channels stay where they are."""
+    kind = low.types[weight]
+    inputs = [low.constant(values, np.int64) for values in ([-1, -1], [-(2**31)] * 2, [2, 3], [-1, -1])]
+    turned = low.emit("Slice", [weight, *inputs], kind)
+    if is_depthwise:
+        return turned
+    outputs, channels, *size = kind.shape
+    return low.emit("Transpose", [turned], TensorType(kind.dtype, (channels, outputs, *size)), perm=[1, 0, 2, 3])
 
 
 def weight_gradient(low, grad, x, result, stride, padding, dilation, groups) -> str:

@@ -7,6 +7,11 @@ from torch import Tensor
 
 from edge_s2a.codec.reference import LARGEST_HALF, SMALLEST_SCALE, Levels, Parabola, can_pack, group_size
 
+# QuantizeLinear by this step makes 255, all bits, of whatever is as large as LEAST_POSITIVE, and infinity at worst on
+# the way. What is smaller and positive counts as zero, which a ReLU's result is not by chance.
+POSITIVE_STEP = 2.0**-100
+LEAST_POSITIVE = 254.5 * POSITIVE_STEP
+
 
 @torch.library.custom_op("edge_s2a::quantize", mutates_args=())
 def quantize(x: Tensor, step: float, zero: int, bits: int) -> Tensor:
@@ -56,6 +61,28 @@ def _(packed: Tensor, bits: int) -> Tensor:
     return packed.new_empty(*packed.shape[:-1], packed.shape[-1] * 8 // bits)
 
 
+@torch.library.custom_op("edge_s2a::pack_positive", mutates_args=())
+def pack_positive(x: Tensor) -> Tensor:
+    """`pack_bits` of one bit a value: whether float32 x (..., n), n a multiple of 8, is at least LEAST_POSITIVE."""
+    return pack_bits((x >= LEAST_POSITIVE).to(torch.uint8), 1)
+
+
+@pack_positive.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 8), dtype=torch.uint8)
+
+
+@torch.library.custom_op("edge_s2a::dequantize_packed", mutates_args=())
+def dequantize_packed(packed: Tensor, step: float, zero: int, bits: int) -> Tensor:
+    """`dequantize` of `unpack_bits`: what two operators of ONNX do, for codes of 1 or 2 bits."""
+    return dequantize(unpack_bits(packed, bits), step, zero)
+
+
+@dequantize_packed.register_fake
+def _(packed: Tensor, step: float, zero: int, bits: int) -> Tensor:
+    return packed.new_empty((*packed.shape[:-1], packed.shape[-1] * 8 // bits), dtype=torch.float32)
+
+
 def pack(codes: Tensor, bits: int) -> Tensor:
     """uint8 (..., n) -> uint8 (..., n * bits / 8); see `edge_s2a.codec.reference.pack`."""
     return pack_bits(codes, bits) if bits < 8 and can_pack(codes.shape[-1], bits) else codes
@@ -64,6 +91,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, bits: int, n: int) -> Tensor:
     """uint8 (..., n * bits / 8) -> uint8 (..., n)."""
     return unpack_bits(packed, bits) if bits < 8 and can_pack(n, bits) else packed
+
+
+def decode(packed: Tensor, bits: int, n: int, step: float = 1.0, zero: int = 0) -> Tensor:
+    """uint8 (..., n * bits / 8) -> float32 (..., n): (code - zero) * step."""
+    if bits < 4 and can_pack(n, bits):
+        return dequantize_packed(packed, step, zero, bits)
+    return dequantize(unpack(packed, bits, n), step, zero)
 
 
 class Groups(NamedTuple):
@@ -87,8 +121,8 @@ def encode_groups(x: Tensor, bits: int) -> Groups:
 def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
     """The float32 (rows, n) that `encode_groups` saved."""
     packed, scale, minimum = saved
-    codes = unpack(packed, bits, group_size(n))
-    return (dequantize(codes, 1.0, 0) * scale.float() + minimum.float()).view(packed.shape[0], n)
+    codes = decode(packed, bits, group_size(n))
+    return (codes * scale.float() + minimum.float()).view(packed.shape[0], n)
 
 
 def to_half(x: Tensor) -> Tensor:
@@ -103,7 +137,7 @@ def encode_levels(x: Tensor, bits: int, levels: Levels) -> Tensor:
 
 def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
     """The float32 (..., n) that `encode_levels` saved."""
-    return bent(dequantize(unpack(packed, bits, n), levels.decode_step, levels.zero), levels.decode)
+    return bent(decode(packed, bits, n, levels.decode_step, levels.zero), levels.decode)
 
 
 def levels_of_multiple(levels: Levels, factor: float) -> Levels:

@@ -54,7 +54,7 @@ class MaxPool(torch.autograd.Function):
         (packed,) = ctx.saved_tensors
         kernel, stride, padding = ctx.geometry
         batch, channels, rows, columns = ctx.output_shape
-        code = codes.unpack(packed, ctx.bits, channels * rows * columns).float().view(batch, channels, 1, -1)
+        code = codes.decode(packed, ctx.bits, channels * rows * columns).view(batch, channels, 1, -1)
         positions = torch.arange(kernel[0] * kernel[1], dtype=torch.float32).view(-1, 1)
         grad = grad.reshape(batch, channels, 1, rows * columns)
         spread = grad * (code == positions).to(grad.dtype)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from edge_s2a.codec.reference import can_pack
 from edge_s2a.host.quantize import codes
-from edge_s2a.host.quantize.saved import Mark, as_rows, mark
+from edge_s2a.host.quantize.saved import Mark, as_rows_of_bits, mark
 
 
 class Pointwise(torch.autograd.Function):
@@ -31,11 +32,16 @@ class PiecewiseLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]], slopes: tuple[float, float]):
-        """function(x) -> (f(x), mask): the derivative is slopes[1] where the mask is true, else slopes[0]."""
+        """function(x) -> (f(x), mask): the derivative is slopes[1] where the mask, of booleans or floats, is true or
+        positive, else slopes[0]."""
         y, mask = function(x)
-        rows = as_rows(mask.to(torch.uint8))
+        rows = as_rows_of_bits(mask)
         ctx.slopes, ctx.n = slopes, rows.shape[-1]
-        ctx.save_for_backward(codes.pack(rows, 1))
+        if mask.is_floating_point() and can_pack(ctx.n, 1):
+            ctx.save_for_backward(codes.pack_positive(rows))
+        else:
+            is_on = rows > 0 if mask.is_floating_point() else rows
+            ctx.save_for_backward(codes.pack(is_on.to(torch.uint8), 1))
         return y
 
     @staticmethod
@@ -43,6 +49,5 @@ class PiecewiseLinear(torch.autograd.Function):
         (packed,) = ctx.saved_tensors
         off, on = ctx.slopes
         # A product with zeros and ones: the engine's Where takes three buffers of the gradient's size.
-        mask = codes.unpack(packed, 1, ctx.n).to(grad.dtype).view(grad.shape)
-        slope = mask if on - off == 1 else mask * (on - off)
+        slope = codes.decode(packed, 1, ctx.n, on - off).view(grad.shape)
         return grad * (slope + off if off else slope), None, None

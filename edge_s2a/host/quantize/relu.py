@@ -9,7 +9,7 @@ from edge_s2a.host.quantize.pointwise import PiecewiseLinear
 def relu(x: Tensor, inplace: bool = False) -> Tensor:
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.relu(x)
-        return y, y > 0  # of y, so that the engine may compute it in place of x
+        return y, y  # not x, so that the engine may compute it in place of that
 
     return PiecewiseLinear.apply(x, function, (0.0, 1.0))
 
@@ -28,6 +28,6 @@ def relu6(x: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.relu(x) - torch.relu(-x) * negative_slope, x > 0
+        return torch.relu(x) - torch.relu(-x) * negative_slope, x
 
     return PiecewiseLinear.apply(x, function, (negative_slope, 1.0))

@@ -134,7 +134,7 @@ def derive(tensor: Tensor, source: Tensor, function: Callable[[Tensor], Tensor])
 
 
 def keep_booleans(tensor: Tensor) -> Restore:
-    rows = as_rows(tensor.to(torch.uint8))
+    rows = as_rows_of_bits(tensor.to(torch.uint8))
     packed, n, shape = codes.pack(rows, 1), rows.shape[-1], tensor.shape
     return lambda: codes.unpack(packed, 1, n).view(shape).to(torch.bool)
 
@@ -143,6 +143,13 @@ def as_rows(x: Tensor) -> Tensor:
     """(rows, n): the last axis where it is long enough for groups, otherwise all but the first, so that the
     planes of a feature map share groups."""
     if x.ndim < 3 or group_size(x.shape[-1]) >= GROUP_SIZE // 2 or any(isinstance(n, SymInt) for n in x.shape[1:]):
+        return x.reshape(-1, x.shape[-1])
+    return x.reshape(x.shape[0], -1)
+
+
+def as_rows_of_bits(x: Tensor) -> Tensor:
+    """(rows, n), rows as long as they can be: the engine is quicker with these."""
+    if x.ndim < 2 or any(isinstance(n, SymInt) for n in x.shape[1:]):
         return x.reshape(-1, x.shape[-1])
     return x.reshape(x.shape[0], -1)
 
