@@ -75,8 +75,8 @@ def input_gradient(low, grad, weight, result, stride, padding, dilation, groups)
 
 
 def turned_kernel(low, weight: str, is_depthwise: bool) -> str:
-    """The kernel (outputs, inputs, height, width) turned by 180 degrees, (inputs, outputs, height, width); of a depthwise
-    one the channels stay where they are."""
+    """The kernel (outputs, inputs, height, width) turned by 180 degrees, (inputs, outputs, height, width); of a
+    depthwise one the channels stay where they are."""
     kind = low.types[weight]
     inputs = [low.constant(values, np.int64) for values in ([-1, -1], [-(2**31)] * 2, [2, 3], [-1, -1])]
     turned = low.emit("Slice", [weight, *inputs], kind)
