@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from edge_s2a import __version__
 from edge_s2a.errors import CheckError, MemoryPressure, UserError
+from edge_s2a.version import __version__
 
 INTERRUPTED = 130
 
@@ -110,7 +110,7 @@ def require_host() -> None:
 
 
 def add_pack(verbs) -> None:
-    parser = new_verb(verbs, "pack", pack, "pack a timm model into a .s2a training artifact (workstation)")
+    parser = new_verb(verbs, "pack", pack_model, "pack a timm model into a .s2a training artifact (workstation)")
     parser.add_argument("model", metavar="MODEL", help="name of a timm model")
     parser.add_argument("--output", type=Path, required=True, metavar="F.s2a")
     source = parser.add_mutually_exclusive_group()
@@ -149,24 +149,18 @@ def add_pack(verbs) -> None:
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the artifact: PEM file, Ed25519 private key")
 
 
-def pack(options) -> int:
+def pack_model(options) -> int:
     require_host()
-    from edge_s2a.host.adapters.inject import parse_adapter
+    from edge_s2a.host.api import pack
     from edge_s2a.host.model import parse_model_kwargs
-    from edge_s2a.host.package import Options, package
 
-    if options.saved_bits == "auto" and not options.calibration:
-        # Measured: bits allocated on synthetic images err more on photos than 4 bits for all.
-        raise UserError("--saved-bits auto measures on images of your kind; give a folder of them as --calibration")
     labels = read_labels(options.labels) if options.labels else None
-    num_classes = len(labels) if labels else options.num_classes
-    if num_classes is None:
-        raise UserError("how many classes has your data? give --num-classes N or --labels FILE")
     if not options.weights and not options.pretrained:
         print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)
-    what = Options(
-        model_name=options.model,
-        num_classes=num_classes,
+    pack(
+        options.model,
+        options.output,
+        num_classes=options.num_classes,
         labels=labels,
         weights=options.weights,
         pretrained=options.pretrained,
@@ -174,7 +168,7 @@ def pack(options) -> int:
         image_size=options.image_size,
         mean=options.mean,
         std=options.std,
-        adapter_kinds=parse_adapter(options.adapter),
+        adapter=options.adapter,
         saved_bits=options.saved_bits,
         levels=options.levels,
         calibration=options.calibration,
@@ -183,7 +177,6 @@ def pack(options) -> int:
         seed=options.seed,
         sign=options.sign,
     )
-    package(what, options.output)
     return describe(options, options.output)
 
 

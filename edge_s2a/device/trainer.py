@@ -6,24 +6,26 @@ import itertools
 import json
 import math
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edge_s2a.artifact.files import locked, make_folder, write_bytes
+from edge_s2a.device.accumulate import BatchResult, accumulate, smoothed_target
 from edge_s2a.device.adapters import check_shapes, save_adapter
 from edge_s2a.device.available import attainable_bytes
-from edge_s2a.device.batches import read_batches, training_steps
+from edge_s2a.device.batches import read_batches
 from edge_s2a.device.budget import queue_capacity, smaller_budget
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
 from edge_s2a.device.collate import Prepared
 from edge_s2a.device.data import Dataset, has_split, open_dataset
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.feature_cache import FeatureCache
-from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, gradient_norm, has_diverged, watchdog
+from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, has_diverged, watchdog
 from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
 from edge_s2a.device.loader import stream
 from edge_s2a.device.lowrank import start_at_gradient
@@ -76,8 +78,9 @@ class TrainSettings:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
-def train(settings: TrainSettings) -> dict:
-    """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json.
+def train(settings: TrainSettings, on_step: Callable[[dict], None] | None = None) -> dict:
+    """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json. on_step: gets what
+    metrics.jsonl says of each step.
 
     Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/, and features.cache where the
     backbone's features do not change. Raises UserError for bad input and BudgetError if the budget is too small;
@@ -93,7 +96,7 @@ def train(settings: TrainSettings) -> dict:
             settings.threads,
             settings.optimizer,
         )
-        run = Run(settings, runtime)
+        run = Run(settings, runtime, on_step)
         if settings.resume:
             run.resume()
         else:
@@ -114,8 +117,8 @@ def train(settings: TrainSettings) -> dict:
 class Run:
     """The state of a fine-tuning and its steps."""
 
-    def __init__(self, settings: TrainSettings, runtime: Runtime):
-        self.settings, self.runtime = settings, runtime
+    def __init__(self, settings: TrainSettings, runtime: Runtime, on_step: Callable[[dict], None] | None):
+        self.settings, self.runtime, self.on_step = settings, runtime, on_step
         self.engine, self.plan, self.collator = runtime.engine, runtime.plan, runtime.collator
         self.manifest = runtime.artifact.manifest
         labels, classes = self.manifest.labels, self.manifest.num_classes
@@ -193,7 +196,11 @@ class Run:
             return ((inputs, labels[indices]) for indices, inputs in read_batches(self.data, chosen, self.collator))
 
         def with_targets() -> Iterator[tuple[Inputs, np.ndarray]]:
-            return ((inputs, self._target(labels)) for inputs, labels in batches())
+            smoothing, batch_size = self.settings.label_smoothing, self.settings.batch_size
+            return (
+                (inputs, smoothed_target(labels, self.manifest.num_classes, smoothing, batch_size))
+                for inputs, labels in batches()
+            )
 
         count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
         self.progress.message(f"head set to the class means of {count} images")
@@ -226,54 +233,21 @@ class Run:
             return self._optimizer_step(images)
 
     def _optimizer_step(self, images: Iterator[tuple[int, Prepared]]) -> bool:
-        """In micro-batches of any size.
-
-        Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a
-        batch that ends early (the last of an epoch) is scaled to its true size afterwards.
-        """
         start_s = time.monotonic()
-        for gradient in self.gradients.values():
-            gradient.fill(0)
-        loss, correct, count = 0.0, 0, 0
-        while labels := self._collect(images):
-            for result, target in training_steps(self.engine, self.collator.inputs(), self._target(labels)):
-                for name, gradient in result.gradients.items():
-                    self.gradients[name] += gradient
-                loss += result.loss
-                correct += int((result.logits.argmax(-1) == target.argmax(-1)).sum())
-                count += len(target)
-        if not count:
+        settings = self.settings
+        result = accumulate(self.runtime, images, self.gradients, settings.batch_size, settings.label_smoothing)
+        if not result.count:
             return False
-        scale = self.settings.batch_size / count
-        if scale != 1:
-            for gradient in self.gradients.values():
-                gradient *= np.float32(scale)
-        norm = gradient_norm(self.gradients)
         self.position.step += 1
-        if math.isfinite(loss) and math.isfinite(norm):
-            clip(self.gradients, norm, self.settings.clip_norm)
+        if result.is_finite:
+            clip(self.gradients, result.gradient_norm, settings.clip_norm)
             lr = self._learning_rate()
             self.optimizer.step(self.gradients, lr)
             self.position.failures = 0
-            self._record_step(loss * scale, norm, correct, count, lr, time.monotonic() - start_s)
+            self._record_step(result, lr, time.monotonic() - start_s)
         else:
             self._skip_step()
         return True
-
-    def _collect(self, images: Iterator[tuple[int, Prepared]]) -> list[int]:
-        """Puts the next micro-batch into the collator and returns its labels, none when `images` are used up."""
-        labels: list[int] = []
-        for label, prepared in itertools.islice(images, self.plan.micro_batch_size):
-            self.collator.add(prepared)
-            labels.append(label)
-        return labels
-
-    def _target(self, labels: list[int] | np.ndarray) -> np.ndarray:
-        """float32 (micro-batch, classes): smoothed labels over the nominal effective batch size."""
-        smoothing, classes = self.settings.label_smoothing, self.manifest.num_classes
-        target = np.full((len(labels), classes), smoothing / classes, np.float32)
-        target[np.arange(len(labels)), labels] += 1 - smoothing
-        return target / np.float32(self.settings.batch_size)
 
     def _learning_rate(self) -> float:
         warmup_steps = round(self.settings.warmup_epochs * self.steps_per_epoch)
@@ -310,8 +284,9 @@ class Run:
             "learning rate"
         )
 
-    def _record_step(self, loss: float, norm: float, correct: int, count: int, lr: float, seconds: float) -> None:
+    def _record_step(self, result: BatchResult, lr: float, seconds: float) -> None:
         position = self.position
+        loss, norm, correct, count = result
         if position.step == 1:
             position.lowest_loss = loss  # of the adapter as it was at the start
         self.step_s = seconds
@@ -320,11 +295,14 @@ class Run:
         position.correct += correct
         position.count += count
         resident = resident_bytes()
-        self.metrics.write(
-            kind="step", epoch=position.epoch + 1, step=position.step, loss=round(loss, 6),
-            gradient_norm=float(f"{norm:.6g}"), accuracy=round(correct / count, 4), lr=lr,
-            images_per_s=round(count / seconds, 2), rss_bytes=resident, seconds=round(seconds, 4),
-        )  # fmt: skip
+        step = {
+            "kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": round(loss, 6),
+            "gradient_norm": float(f"{norm:.6g}"), "accuracy": round(correct / count, 4), "lr": lr,
+            "images_per_s": round(count / seconds, 2), "rss_bytes": resident, "seconds": round(seconds, 4),
+        }  # fmt: skip
+        self.metrics.write(**step)
+        if self.on_step:
+            self.on_step(step)
         self.progress.step(
             position.step, position.loss_sum / position.count, position.correct / position.count,
             count / seconds, resident,
@@ -486,14 +464,17 @@ class Run:
 
 
 class Interruption:
-    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt."""
+    """Within the block SIGINT and SIGTERM raise KeyboardInterrupt, where this is the main thread: only there signals
+    arrive."""
 
     def __init__(self):
         self.requested = False
         self._is_held_back = False
 
     def __enter__(self) -> "Interruption":
-        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+        self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def __exit__(self, *_) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from edge_s2a import __version__
 from edge_s2a.artifact import archive, program, tensors
 from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
@@ -37,6 +36,7 @@ from edge_s2a.host.segment import segment
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
 from edge_s2a.plan.lifetimes import to_json
 from edge_s2a.plan.verify import plan_errors
+from edge_s2a.version import __version__
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
