@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edge-s2a {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for add in (
-        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_quickstart
+        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_export, add_import_adapter,
+        add_quickstart,
     ):  # fmt: skip
         add(verbs)
     return parser
@@ -542,6 +543,53 @@ def predict(options) -> int:
     if unreadable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable.items())
         raise UserError(f"{len(unreadable)} of {len(options.images)} images were not used: {listed}")
+    return 0
+
+
+def add_export(verbs) -> None:
+    parser = new_verb(verbs, "export", export, "write the tuned model in a format that others read (workstation)")
+    add_artifact(parser)
+    parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
+    parser.add_argument(
+        "--format", default="onnx", choices=["onnx", "timm", "torch", "peft", "ort-training"],
+        help="onnx: inference, one file; timm: state dict of the timm model; torch: of the adapted module; peft: "
+        "folder of PEFT; ort-training: folder for onnxruntime-training's API",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file, or folder")
+    parser.add_argument("--int8", action="store_true", help="of onnx: frozen weights as the artifact holds them")
+
+
+def export(options) -> int:
+    require_host()
+    from edge_s2a.exporting import export
+
+    result = export(options.artifact, options.adapter, options.output, options.format, options.int8)
+    error = result["relative_error"]
+    agreement = "not checked: only PEFT runs it" if error is None else f"within {error:.1e} of the runtime's logits"
+    show(options, result, [("format", result["format"]), ("written", result["output"]), ("outputs", agreement)])
+    return 0
+
+
+def add_import_adapter(verbs) -> None:
+    parser = new_verb(
+        verbs, "import-adapter", import_adapter, "make an adapter file of what torch trained (workstation)"
+    )
+    add_artifact(parser)
+    parser.add_argument(
+        "--torch", type=Path, required=True, metavar="STATE",
+        help="state dict, safetensors or torch file, of the module that edge_s2a.load_module makes of the artifact",
+    )  # fmt: skip
+    parser.add_argument("--labels", type=Path, help="text file with one class name a line, if the artifact has none")
+    parser.add_argument("--output", type=Path, required=True, metavar="ADAPTER")
+
+
+def import_adapter(options) -> int:
+    require_host()
+    from edge_s2a.host.export.module import import_adapter
+
+    labels = read_labels(options.labels) if options.labels else None
+    import_adapter(options.artifact, options.torch, options.output, labels)
+    show(options, {"output": str(options.output)}, [("written", options.output)])
     return 0
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.adapters import save_adapter
 from edge_s2a.device.data import load_pixels, open_dataset
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized

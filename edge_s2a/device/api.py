@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device import trainer
 from edge_s2a.device.accumulate import accumulate, smoothed_target
-from edge_s2a.device.adapters import check_shapes, load_adapter, save_adapter
 from edge_s2a.device.available import parse_budget
 from edge_s2a.device.batches import logits_of
 from edge_s2a.device.data import UnusableImage, as_rgb, read_image, resize_and_crop

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_s2a.artifact.adapter import check_shapes, save_adapter
 from edge_s2a.artifact.files import locked, make_folder, write_bytes
 from edge_s2a.device.accumulate import BatchResult, accumulate, smoothed_target
-from edge_s2a.device.adapters import check_shapes, save_adapter
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches
 from edge_s2a.device.budget import queue_capacity, smaller_budget
