@@ -13,7 +13,7 @@ from edge_s2a.report.confusion import Confusion, matrix, shown_classes
 from edge_s2a.report.record import Record
 
 MOST_POINTS = 240  # of a curve: as many as can be told apart
-WIDTH, HEIGHT = 4.7, 2.9  # inches: small enough for a telephone to shrink, large enough for a screen to enlarge
+WIDTH, HEIGHT = 4.3, 2.7  # inches: small enough for a telephone to shrink, large enough for a screen to enlarge
 LONGEST_NAME, LONGEST_PART = 18, 26  # characters of a class, and of a part of the plan
 MOST_NUMBERED_CLASSES = 14  # cells of more are too small for numbers
 TIME_UNITS = ((7200, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))  # from so many seconds on
@@ -53,6 +53,11 @@ def pictures(record: Record, confusion: Confusion) -> list[Picture]:
     ]
 
 
+def plan_height(record: Record) -> float:
+    """Inches: of as many rows as the plan has parts."""
+    return 0.27 * len(section(record.plan, "parts")) + 1.15
+
+
 def _of_steps(record: Record) -> list[Picture]:
     learning = [
         Picture("loss", "Loss", "Cross-entropy of each step, with label smoothing, and over whole epochs.",
@@ -64,7 +69,7 @@ def _of_steps(record: Record) -> list[Picture]:
         Picture("throughput", "Throughput", "Images a second within each step, reading them included.",
                 lambda axes, theme: draw_throughput(axes, theme, record)),
         Picture("memory", "Resident memory", "Of the whole process after each step, against its budget.",
-                lambda axes, theme: draw_memory(axes, theme, record)),
+                lambda axes, theme: draw_memory(axes, theme, record), (WIDTH, max(HEIGHT, plan_height(record)))),
     ]  # fmt: skip
     if any(number(step.get("temperature_c")) is not None for step in record.steps):
         learning.append(
@@ -75,10 +80,9 @@ def _of_steps(record: Record) -> list[Picture]:
 
 
 def _plan(record: Record) -> Picture:
-    parts = section(record.plan, "parts")
     return Picture(
         "plan", "Planned and measured", "What the predicted peak is made of, and the peak that the kernel counted.",
-        lambda axes, theme: draw_plan(axes, theme, record), (WIDTH, 0.27 * len(parts) + 1.15),
+        lambda axes, theme: draw_plan(axes, theme, record), (WIDTH, plan_height(record)),
     )  # fmt: skip
 
 
@@ -110,7 +114,7 @@ def draw_accuracy(axes: Axes, theme: Theme, record: Record) -> None:
 def _curves(axes: Axes, theme: Theme, record: Record, name: str) -> None:
     """Each step faintly, whole epochs of training and validation strongly."""
     x, y = thinned(record, name)
-    axes.plot(x, y, color=theme.blue, alpha=0.35, linewidth=0.9, label="step")
+    axes.plot(x, y, color=theme.blue, alpha=0.45, linewidth=0.9, label="step")
     for kind, colour, label in (("train", theme.blue, "train"), ("val", theme.orange, "validation")):
         points = [(line["at"], number(line.get(f"{kind}_{name}"))) for line in record.epochs]
         points = [(at, value) for at, value in points if value is not None]

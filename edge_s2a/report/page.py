@@ -42,9 +42,7 @@ def page(record: Record, confusion: Confusion, drawn: Sequence[Drawn], thumbnail
 {learning(record, figures)}
 {memory(record, figures)}
 {confusions(confusion, figures, thumbnails)}
-{device(figures)}
-{events(record)}
-{skipped_images(record)}
+{on_the_way(record, figures)}
 {configuration(record)}
 </main>
 <footer>Written by edge-s2a {escaped(__version__)} on {escaped(now())} from {escaped(record.folder)}</footer>
@@ -57,10 +55,9 @@ def page(record: Record, confusion: Confusion, drawn: Sequence[Drawn], thumbnail
 
 
 def heading(record: Record) -> str:
-    data = section(section(record.facts, "data"), "train")
     lines = [
         sentence("adapter", record.artifact.get("adapter")),
-        sentence("trained on", data.get("where")),
+        sentence("trained on", record.settings.get("data")),
         sentence("started", human_time(record.facts.get("started"))),
     ]
     return f"""<header>
@@ -127,16 +124,7 @@ def learning(record: Record, figures: dict[str, str]) -> str:
 
 
 def memory(record: Record, figures: dict[str, str]) -> str:
-    parts = section(record.plan, "parts")
-    rows = [(name, mib(size)) for name, size in parts.items()]
-    rows += [("predicted peak", mib(record.predicted_bytes)), ("measured peak", mib(record.peak_bytes))]
-    rows += [("budget", mib(record.budget_bytes))]
-    content = cards(
-        [
-            *(figures[name] for name in ("memory", "plan") if name in figures),
-            *([card("The plan in numbers", table(("part", "size"), rows))] if parts else []),
-        ]
-    )
+    content = cards(figures[name] for name in ("memory", "plan") if name in figures)
     return titled("Memory", content) if content else ""
 
 
@@ -168,25 +156,24 @@ def worst_images(confusion: Confusion, thumbnails: dict[str, str]) -> str:
     return card(title, f'<ul class="images">{items}</ul>' + (paragraph(note) if note else ""))
 
 
-def device(figures: dict[str, str]) -> str:
-    return titled("Device", cards([figures["temperature"]])) if "temperature" in figures else ""
+def on_the_way(record: Record, figures: dict[str, str]) -> str:
+    temperature = [figures["temperature"]] if "temperature" in figures else []
+    return titled("On the way", cards([*temperature, events(record), skipped_images(record)]))
 
 
 def events(record: Record) -> str:
-    if not record.events:
-        return titled("Events", paragraph("Nothing out of the ordinary has happened."))
     rows = [(str(event.get("step", NOTHING)), sentence_case(describe_event(event))) for event in record.events]
-    return titled("Events", card("", table(("step", "what happened"), rows)))
+    nothing = paragraph("Nothing out of the ordinary has happened.")
+    return card("Events", table(("step", "what happened"), rows) if rows else nothing)
 
 
 def skipped_images(record: Record) -> str:
     skipped = section(record.summary, "skipped")
-    count = number((record.epochs[-1] if record.epochs else {}).get("skipped_images")) or 0
     if skipped:
-        return titled("Skipped images", card("", table(("image", "why"), list(skipped.items()))))
-    if count and not record.is_finished:
-        return titled("Skipped images", paragraph(f"{count} so far; summary.json will name them."))
-    return titled("Skipped images", paragraph("None."))
+        return card("Skipped images", table(("image", "why"), list(skipped.items())))
+    count = number((record.epochs[-1] if record.epochs else {}).get("skipped_images"))
+    text = f"{count} so far; the finished run names them." if count and not record.is_finished else "None."
+    return card("Skipped images", paragraph(text))
 
 
 def configuration(record: Record) -> str:
@@ -194,6 +181,7 @@ def configuration(record: Record) -> str:
     if not facts:
         return titled("Configuration", paragraph("This run left no run.json: an older version trained it."))
     plan = {name: value for name, value in record.plan.items() if name != "parts"}
+    parts = {f"{name}_bytes": size for name, size in section(record.plan, "parts").items()}
     data = {
         f"{split} {name}": value
         for split in ("train", "val")
@@ -203,14 +191,13 @@ def configuration(record: Record) -> str:
     blocks = {
         "Settings": record.settings,
         "Model and adapter": record.artifact,
-        "Memory plan": plan,
+        "Memory plan": {**plan, **parts},
         "Data": {**data, "classes": facts.get("classes")},
         "Machine": {**runs, **section(facts, "machine")},
         "Versions": section(facts, "versions"),
     }
-    return titled(
-        "Configuration", cards(card(title, definitions(values)) for title, values in blocks.items() if values)
-    )
+    content = "".join(card(title, definitions(values)) for title, values in blocks.items() if values)
+    return titled("Configuration", f'<div class="columns">{content}</div>')
 
 
 # -- elements ------------------------------------------------------------------------------------------

@@ -200,13 +200,12 @@ def test_a_run_of_an_older_version_has_a_page(tmp_path):
     assert "190.3 MiB" in text
 
 
-@pytest.mark.parametrize("value", [3, "text", [1], None, {"parts": 3, "budget_bytes": "a lot"}])
+@pytest.mark.parametrize("value", [3, "text", [1], {"parts": 3, "budget_bytes": "a lot"}])
 def test_values_of_another_type_are_left_out(tmp_path, value):
     run = write_sample(tmp_path / "run")
-    facts = json.loads((run / "run.json").read_text())
-    for name in ("settings", "artifact", "plan", "classes", "data", "steps", "started", "versions"):
-        (run / "run.json").write_text(json.dumps({**facts, name: value}))
-        assert "</html>" in read_page(run)
+    names = ("settings", "artifact", "plan", "classes", "data", "steps", "started", "versions")
+    (run / "run.json").write_text(json.dumps(dict.fromkeys(names, value)))
+    assert "</html>" in read_page(run)
 
 
 def test_of_many_classes_those_with_most_errors_are_shown(tmp_path):
