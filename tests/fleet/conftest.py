@@ -2,8 +2,10 @@
 some of the workstation's."""
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ from tests.conftest import PROJECT
 from tests.wall.test_wall import make_environment
 
 FLOWER_APP = PROJECT / "deploy" / "flower"
+
+
+def without_python(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables in which an interpreter finds its own packages and no others."""
+    return {key: value for key, value in environment.items() if not key.startswith("PYTHON")}
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +39,10 @@ def run_script(fleet_python):
 
     def run(text: str, *arguments):
         command = [str(fleet_python), "-c", text, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=FLOWER_APP, timeout=300, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=FLOWER_APP, env=without_python(os.environ), timeout=300,
+            check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

@@ -112,8 +112,10 @@ def said(reply: Message) -> dict:
     """What a reply says, in plain data: metrics and the bytes of its adapter, or the error."""
     if reply.has_error():
         return {"error": reply.error.reason}
-    arrays = reply.content.array_records.values()
-    return {**reply.content["metrics"], "adapter-bytes": sum(record.count_bytes() for record in arrays)}
+    answer = dict(reply.content["metrics"])
+    if "arrays" in reply.content:
+        answer["adapter-bytes"] = reply.content["arrays"].count_bytes()
+    return answer
 
 
 def arrays_of(adapter: Adapter) -> ArrayRecord:
