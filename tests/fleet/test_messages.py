@@ -85,6 +85,12 @@ def test_the_server_writes_the_weighted_mean_of_what_fits(run_script, small_arti
     found = np.concatenate([adapter[name].ravel() for name in sorted(adapter)])
     np.testing.assert_allclose(found, np.average(values, axis=0, weights=images), rtol=1e-5, atol=1e-6)
     assert classes == artifact.manifest.labels
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["start"] * 2 + ["train"] * 7
+    errors = [line["error"] for line in lines if "error" in line]
+    assert errors.count("no battery") == 3
+    assert any("not finite" in error for error in errors)
+    assert any("--adapter" in error for error in errors)
 
 
 def test_a_device_says_why_it_drops_out(run_script, small_artifact, image_folder, tmp_path):

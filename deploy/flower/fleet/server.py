@@ -18,6 +18,8 @@ from edge_s2a.device.adapters import save_adapter
 from edge_s2a.errors import UserError
 from fleet.adapters import Adapter, artifact_digest, class_names, flatten, merge_starts, unflatten
 
+METRICS = "metrics.jsonl"
+
 app = ServerApp()
 
 
@@ -29,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     initial, _ = decode(artifact.read(ADAPTER), f"the adapter of {artifact.path}")
     output = Path(run["output"])
     output.mkdir(parents=True, exist_ok=True)
+    (output / METRICS).unlink(missing_ok=True)
     strategy = AdapterAveraging(artifact.manifest, initial, output, run["fraction"], run["min-nodes"])
     config = {"artifact-digest": artifact_digest(artifact.manifest)}
     strategy.start(
@@ -66,9 +69,7 @@ class AdapterAveraging(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """FedAvg's of those adapters that fit, or where to start from them; writes the result."""
-        kind = "train" if self._is_started else "start"
-        replies = [reply for reply in replies if self._fits(reply)]
-        self._note(kind, server_round, replies)
+        replies = self._usable("train" if self._is_started else "start", server_round, replies)
         arrays, metrics = super().aggregate_train(server_round, replies)
         if arrays is None:
             return None, None
@@ -81,9 +82,7 @@ class AdapterAveraging(FedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """FedAvg's."""
-        replies = list(replies)
-        self._note("evaluate", server_round, replies)
-        return super().aggregate_evaluate(server_round, replies)
+        return super().aggregate_evaluate(server_round, self._usable("evaluate", server_round, replies))
 
     def _merged(self, replies: list[Message]) -> Adapter:
         contents = [reply.content for reply in replies if not reply.has_error()]
@@ -91,27 +90,35 @@ class AdapterAveraging(FedAvg):
         counts = np.array([content["metrics"]["class-counts"] for content in contents])
         return merge_starts(self._initial, starts, counts, self._manifest.head)
 
-    def _fits(self, reply: Message) -> bool:
-        """Whether a reply is an error, which FedAvg reports, or an adapter that may be averaged."""
-        if not reply.has_error():
-            try:
-                adapter_of(reply.content["arrays"], self._manifest)
-            except UserError as error:
-                log(WARNING, "node %d is left out of this round: %s", reply.metadata.src_node_id, error)
-                return False
-        return True
-
-    def _note(self, kind: str, server_round: int, replies: list[Message]) -> None:
-        with open(self._output / "metrics.jsonl", "a") as file:
+    def _usable(self, kind: str, server_round: int, replies: Iterable[Message]) -> list[Message]:
+        """Replies without those whose adapter does not fit; devices' own errors are for FedAvg to report. Notes all."""
+        usable = []
+        with open(self._output / METRICS, "a") as file:
             for reply in replies:
-                line = {"kind": kind, "round": server_round, "node": reply.metadata.src_node_id, **said(reply)}
-                file.write(json.dumps(line) + "\n")
+                node, error = reply.metadata.src_node_id, error_of(reply, self._manifest)
+                answer = {"error": error} if error else said(reply)
+                file.write(json.dumps({"kind": kind, "round": server_round, "node": node, **answer}) + "\n")
+                if error is None or reply.has_error():
+                    usable.append(reply)
+                else:
+                    log(WARNING, "node %d is left out of this round: %s", node, error)
+        return usable
+
+
+def error_of(reply: Message, manifest: Manifest) -> str | None:
+    """Why a reply is of no use: the device's own error, or what does not fit of its adapter."""
+    if reply.has_error():
+        return reply.error.reason
+    try:
+        if "arrays" in reply.content:
+            adapter_of(reply.content["arrays"], manifest)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def said(reply: Message) -> dict:
-    """What a reply says, in plain data: metrics and the bytes of its adapter, or the error."""
-    if reply.has_error():
-        return {"error": reply.error.reason}
+    """What a reply says, in plain data: metrics and the bytes of its adapter."""
     answer = dict(reply.content["metrics"])
     if "arrays" in reply.content:
         answer["adapter-bytes"] = reply.content["arrays"].count_bytes()
@@ -119,6 +126,7 @@ def said(reply: Message) -> dict:
 
 
 def arrays_of(adapter: Adapter) -> ArrayRecord:
+    """As it travels."""
     return ArrayRecord({"adapter": Array(flatten(adapter))})
 
 
