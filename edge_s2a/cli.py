@@ -2,20 +2,28 @@
 4 self-check failed, 130 interrupted."""
 
 import argparse
+import importlib.metadata
 import json
 import math
 import os
 import sys
 from pathlib import Path
 
+from edge_s2a.arguments import HelpWithDefaults, Parser, refuse_misspelt
+from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.errors import CheckError, MemoryPressure, UserError
 from edge_s2a.version import __version__
 
 INTERRUPTED = 130
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-training")  # any of them
+SHELLS = ("bash", "zsh", "tcsh")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser, verbs = build_parser()
+    refuse_misspelt(parser, verbs, arguments)
+    options = parser.parse_args(arguments)
     try:
         require_signature(options)
         return options.run(options)
@@ -34,23 +42,38 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-s2a", description=__doc__.split(":")[0] + ".")
-    parser.add_argument("--version", action="version", version=f"edge-s2a {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of its verbs by name."""
+    parser = Parser(prog="edge-s2a", description=__doc__.split(":")[0] + ".")
+    parser.add_argument("--version", action="version", version=versions())
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for add in (
-        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_quickstart
+        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_export, add_import_adapter,
+        add_quickstart, add_completion,
     ):  # fmt: skip
         add(verbs)
-    return parser
+    return parser, verbs.choices
 
 
-def new_verb(verbs, name: str, run, help_text: str) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(
-        name, help=help_text, description=help_text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+def versions() -> str:
+    """Of this program, of the files that it reads and writes, and of the engine, without loading it."""
+    engines = [f"{name} {version}" for name in ENGINES if (version := installed_version(name))]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"edge-s2a {__version__} (format version {FORMAT_VERSION}, {', '.join(engines)}, Python {python})"
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def new_verb(verbs, name: str, run, help_text: str) -> Parser:
+    parser = verbs.add_parser(name, help=help_text, description=help_text, formatter_class=HelpWithDefaults)
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors, and what --json prints")
     return parser
 
 
@@ -58,6 +81,8 @@ def show(options: argparse.Namespace, result: dict, rows: list[tuple[str, object
     """Prints the result: one JSON object with --json, otherwise `rows` as a table."""
     if options.json:
         print(json.dumps(result, ensure_ascii=False))
+        return
+    if options.quiet:
         return
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -112,7 +137,7 @@ def require_host() -> None:
 def add_pack(verbs) -> None:
     parser = new_verb(verbs, "pack", pack_model, "pack a timm model into a .s2a training artifact (workstation)")
     parser.add_argument("model", metavar="MODEL", help="name of a timm model")
-    parser.add_argument("--output", type=Path, required=True, metavar="F.s2a")
+    parser.add_argument("--output", type=Path, required=True, metavar="F.s2a", help="the artifact to write")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--weights", type=Path, help="safetensors file, or torch file of tensors")
     source.add_argument("--pretrained", action="store_true", help="timm's pretrained weights (downloads)")
@@ -140,7 +165,9 @@ def add_pack(verbs) -> None:
         parser.add_argument(
             f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=f"{name} of the input, if not timm's"
         )
-    parser.add_argument("--weight-format", default="int8", choices=["fp32", "fp16", "int8", "int4"])
+    parser.add_argument(
+        "--weight-format", default="int8", choices=["fp32", "fp16", "int8", "int4"], help="of frozen weights"
+    )
     parser.add_argument(
         "--compute", default="fp32", choices=["fp32", "int8", "auto"],
         help="of frozen linear layers, forward and backward; auto: int8 where it errs little on calibration images",
@@ -155,7 +182,7 @@ def pack_model(options) -> int:
     from edge_s2a.host.model import parse_model_kwargs
 
     labels = read_labels(options.labels) if options.labels else None
-    if not options.weights and not options.pretrained:
+    if not options.weights and not options.pretrained and not options.quiet:
         print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)
     pack(
         options.model,
@@ -266,7 +293,7 @@ def describe(options, path: Path) -> int:
 def add_run_options(parser) -> None:
     add_memory_budget(parser, required=True)
     parser.add_argument("--batch-size", type=positive(int), default=16, help="images an optimizer step")
-    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
+    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw", help="sgd: with momentum 0.9")
     add_engine(parser)
 
 
@@ -278,7 +305,7 @@ def add_memory_budget(parser, **options) -> None:
 
 
 def add_artifact(parser) -> None:
-    parser.add_argument("artifact", type=Path, metavar="F.s2a")
+    parser.add_argument("artifact", type=Path, metavar="F.s2a", help="artifact that pack wrote")
     parser.add_argument(
         "--require-signature", type=Path, metavar="PUBKEY",
         help="refuse an artifact that is not signed by the owner of this key: PEM file, Ed25519 public key",
@@ -394,13 +421,17 @@ def add_train(verbs) -> None:
     parser.add_argument("--val-data", type=Path, help="validation images, if not DIR/val of --data")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="folder for the results")
     add_run_options(parser)
-    parser.add_argument("--epochs", type=positive(int), default=15)
+    parser.add_argument("--epochs", type=positive(int), default=15, help="passes over the images")
     parser.add_argument(
         "--lr", type=positive(float), default=2e-3, help="peak learning rate; with adamw the head takes at most 5e-4"
     )
     parser.add_argument("--weight-decay", type=not_negative, default=0.01, help="of matrices")
-    parser.add_argument("--warmup-epochs", type=not_negative, default=1.0)
-    parser.add_argument("--label-smoothing", type=share, default=0.1)
+    parser.add_argument(
+        "--warmup-epochs", type=not_negative, default=1.0, help="in which the learning rate rises to its peak"
+    )
+    parser.add_argument(
+        "--label-smoothing", type=share, default=0.1, help="share of the target that all classes have alike"
+    )
     parser.add_argument(
         "--clip-norm", type=positive(float), metavar="NORM", help="scale larger gradients to this norm; default: never"
     )
@@ -458,6 +489,7 @@ def train(options) -> int:
         checkpoint_minutes=options.checkpoint_minutes,
         max_temperature_c=options.max_temperature,
         watchdog_minutes=options.watchdog_minutes,
+        quiet=options.quiet,
     )
     try:
         summary = trainer.train(settings)
@@ -518,7 +550,7 @@ def evaluate(options) -> int:
 def add_predict(verbs) -> None:
     parser = new_verb(verbs, "predict", predict, "classes of single images")
     add_artifact(parser)
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files")
     parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
     parser.add_argument("--top", type=positive(int), default=1, help="classes an image")
     add_memory_budget(parser, default="auto")
@@ -535,7 +567,7 @@ def predict(options) -> int:
     results, unreadable = evaluation.predict(runtime, options.images, classes, options.top)
     if options.json:
         print(json.dumps({"results": results, "unreadable": unreadable}, ensure_ascii=False))
-    else:
+    elif not options.quiet:
         for result in results:
             for item in result["predictions"]:
                 print(f"{result['image']}\t{item['label']}\t{item['probability']:.4f}")
@@ -545,17 +577,78 @@ def predict(options) -> int:
     return 0
 
 
+def add_export(verbs) -> None:
+    parser = new_verb(verbs, "export", export, "write the tuned model in a format that others read (workstation)")
+    add_artifact(parser)
+    parser.add_argument("--adapter", type=Path, required=True, help="RUN/best.safetensors")
+    parser.add_argument(
+        "--format", default="onnx", choices=["onnx", "timm", "torch", "peft", "ort-training"],
+        help="onnx: inference, one file; timm: state dict of the timm model; torch: of the adapted module; peft: "
+        "folder of PEFT; ort-training: folder for onnxruntime-training's API",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="PATH", help="file, or folder")
+    parser.add_argument("--int8", action="store_true", help="of onnx: frozen weights as the artifact holds them")
+
+
+def export(options) -> int:
+    require_host()
+    from edge_s2a.exporting import export
+
+    result = export(options.artifact, options.adapter, options.output, options.format, options.int8)
+    error = result["relative_error"]
+    agreement = "not checked: only PEFT runs it" if error is None else f"within {error:.1e} of the runtime's logits"
+    show(options, result, [("format", result["format"]), ("written", result["output"]), ("outputs", agreement)])
+    return 0
+
+
+def add_import_adapter(verbs) -> None:
+    parser = new_verb(
+        verbs, "import-adapter", import_adapter, "make an adapter file of what torch trained (workstation)"
+    )
+    add_artifact(parser)
+    parser.add_argument(
+        "--torch", type=Path, required=True, metavar="STATE",
+        help="state dict, safetensors or torch file, of the module that edge_s2a.load_module makes of the artifact",
+    )  # fmt: skip
+    parser.add_argument("--labels", type=Path, help="text file with one class name a line, if the artifact has none")
+    parser.add_argument("--output", type=Path, required=True, metavar="ADAPTER", help="adapter file to write")
+
+
+def import_adapter(options) -> int:
+    require_host()
+    from edge_s2a.host.export.module import import_adapter
+
+    labels = read_labels(options.labels) if options.labels else None
+    import_adapter(options.artifact, options.torch, options.output, labels)
+    show(options, {"output": str(options.output)}, [("written", options.output)])
+    return 0
+
+
 def add_quickstart(verbs) -> None:
     parser = new_verb(verbs, "quickstart", quickstart, "pack the embedded model and fine-tune it on handwriting")
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for everything")
-    parser.add_argument("--memory-budget", default="128MiB", metavar="SIZE")
+    parser.add_argument("--memory-budget", default="128MiB", metavar="SIZE", help="bound of the training process")
 
 
 def quickstart(options) -> int:
     require_host()
     from edge_s2a.quickstart import run_quickstart
 
-    return run_quickstart(options.output, options.memory_budget, options.json)
+    return run_quickstart(options.output, options.memory_budget, options.json, options.quiet)
+
+
+def add_completion(verbs) -> None:
+    parser = new_verb(verbs, "completion", completion, "print the script that completes words of this command")
+    parser.add_argument("shell", choices=SHELLS, help="the shell that is to read it")
+
+
+def completion(options) -> int:
+    try:
+        import shtab
+    except ImportError as error:
+        raise UserError("this needs shtab; install it with: pip install 'edge-s2a[completion]'") from error
+    print(shtab.complete(build_parser()[0], options.shell))
+    return 0
 
 
 if __name__ == "__main__":

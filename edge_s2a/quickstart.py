@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.adapters import save_adapter
 from edge_s2a.device.data import load_pixels, open_dataset
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
@@ -27,8 +27,16 @@ EPOCHS = 12
 CLASSES = 10
 
 
-def run_quickstart(output: Path, memory_budget: str, as_json: bool) -> int:
+def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool) -> int:
     """Prints accuracy before and after, trainable share, and predicted and measured peak memory."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def command(*arguments) -> dict:
+        return run_verb(*arguments, *(["--quiet"] if quiet else []))
+
     data, artifact, run = output / "digits", output / "demo.s2a", output / "run"
     model = json.loads(DESCRIPTION.read_text())
     say(f"1. writing scikit-learn's handwritten digits to {data}")
@@ -54,15 +62,12 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool) -> int:
         )},
         "artifact": str(artifact),
     }  # fmt: skip
-    report(result, as_json)
+    if as_json or not quiet:
+        report(result, as_json)
     return 0
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def command(*arguments) -> dict:
+def run_verb(*arguments) -> dict:
     """Runs a verb as a user would, in a process of its own, and returns its JSON."""
     words = [sys.executable, "-m", "edge_s2a", *map(str, arguments), "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, check=False)

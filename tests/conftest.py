@@ -1,5 +1,6 @@
 """Shared fixtures: small packed models, image folders, and the command line as a user runs it."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 PROJECT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+ORT_TRAINING = ["onnxruntime-training==1.19.2", "numpy", "pillow", "psutil"]
 CLASSES = ["blue", "green", "red"]
 
 
@@ -172,3 +174,41 @@ def photo_folder(tmp_path_factory) -> Path:
             coarse = rng.integers(0, 256, (13, 15, 3), np.uint8)
             Image.fromarray(coarse).resize((300, 260)).save(folder / str(label) / f"{number}.jpg")
     return folder
+
+
+def make_environment(name, requirements, wheel):
+    """A virtual environment of the project's folder, kept between runs; the wheel is installed anew."""
+    folder = PROJECT / name
+    python = folder / "bin" / "python"
+    marker = folder / "requirements"
+    wanted = "\n".join(requirements)
+    with open(f"{folder}.lock", "w") as lock:  # another test process may want it, too
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not marker.exists() or marker.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            pip_install(python, *requirements)
+            marker.write_text(wanted)
+        pip_install(python, "--force-reinstall", "--no-deps", wheel)
+    return python
+
+
+def pip_install(python, *arguments):
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="session")
+def device_python(wheel):
+    from importlib.metadata import requires
+
+    base = [requirement for requirement in requires("edge-s2a") if "extra ==" not in requirement]
+    return make_environment(".venv-device", sorted(base), wheel)
+
+
+@pytest.fixture(scope="session")
+def ort_training_python(wheel):
+    """The optional engine."""
+    if sys.version_info >= (3, 12):
+        pytest.skip("onnxruntime-training 1.19.2 has no wheel for Python above 3.11")
+    return make_environment(".venv-ort-training", ORT_TRAINING, wheel)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device import trainer
 from edge_s2a.device.accumulate import accumulate, smoothed_target
-from edge_s2a.device.adapters import check_shapes, load_adapter, save_adapter
 from edge_s2a.device.available import parse_budget
 from edge_s2a.device.batches import logits_of
 from edge_s2a.device.data import UnusableImage, as_rgb, read_image, resize_and_crop
@@ -65,14 +65,17 @@ class Trainer:
     """Fine-tunes the adapter of an artifact in this process, from images that the program has: a list, a camera, a
     replay buffer. The memory budget holds for the whole process, whatever else is in it when the trainer is made.
 
-    >>> digits = [(pixels, name), ...]                              # doctest: +SKIP
-    >>> trainer = Trainer("demo.s2a", memory_budget="192MiB", lr=5e-3)
-    >>> last = trainer.fit(digits, steps=40)
-    >>> trainer.evaluate(digits).accuracy > 0.9
+    With `images` a list of (pixels, name of the class):
+
+    >>> trainer = Trainer(artifact, memory_budget="2GiB", batch_size=8, lr=5e-3, threads=1)
+    >>> last = trainer.fit(images, steps=20)
+    >>> last.step, last.images
+    (20, 8)
+    >>> trainer.evaluate(images).accuracy > 0.9
     True
-    >>> trainer.predict(digits[0][0])[0].label == digits[0][1]
+    >>> pixels, name = images[0]
+    >>> trainer.predict(pixels)[0].label == name
     True
-    >>> trainer.save("digits.safetensors")
 
     One process has one trainer at a time, and one number of threads.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_s2a.device.adapters import load_adapter
+from edge_s2a.artifact.adapter import load_adapter
 from edge_s2a.device.batches import logits_of, read_batches
 from edge_s2a.device.data import Dataset, Sample, printable
 from edge_s2a.device.runtime import Runtime, load

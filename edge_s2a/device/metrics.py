@@ -48,14 +48,15 @@ def _keep(path: Path, steps: int, epochs: int) -> None:
 
 
 class Progress:
-    """A bar on a terminal; one line an epoch elsewhere."""
+    """A bar on a terminal; one line an epoch elsewhere; nothing where it is to be quiet."""
 
-    def __init__(self, total_steps: int, budget_bytes: int, done_steps: int = 0):
+    def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
+        self.quiet = quiet
         self.total_steps, self.budget_bytes = total_steps, budget_bytes
         self.first_step = done_steps
         self.start_s = time.monotonic()
         self.drawn_s = 0.0
-        self.live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty() and not quiet
 
     def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
         """`step` optimizer steps are done."""
@@ -74,6 +75,8 @@ class Progress:
 
     def message(self, text: str) -> None:
         """A line of its own."""
+        if self.quiet:
+            return
         sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
         sys.stderr.flush()
 

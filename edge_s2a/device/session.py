@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import _pybind_state
 
+from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.program import FEATURES, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.adapters import check_shapes
 from edge_s2a.device.streaming import Placed, WeightStream, streamed_bytes
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_s2a.artifact.adapter import check_shapes, save_adapter
 from edge_s2a.artifact.files import locked, make_folder, write_bytes
 from edge_s2a.device.accumulate import BatchResult, accumulate, smoothed_target
-from edge_s2a.device.adapters import check_shapes, save_adapter
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches
 from edge_s2a.device.budget import queue_capacity, smaller_budget
@@ -68,12 +68,13 @@ class TrainSettings:
     checkpoint_minutes: float = 10.0
     max_temperature_c: float = 80.0
     watchdog_minutes: float = 60.0
+    quiet: bool = False
 
     def of_the_result(self) -> dict:
         """The settings that decide the trained weights; a resumed run must agree in them."""
         apart = {
             "artifact", "data", "val_data", "output", "memory_budget_bytes", "threads", "resume", "checkpoint_minutes",
-            "max_temperature_c", "watchdog_minutes", "feature_cache_bytes",
+            "max_temperature_c", "watchdog_minutes", "feature_cache_bytes", "quiet",
         }  # fmt: skip
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
@@ -137,7 +138,7 @@ class Run:
         self.total_steps = self.steps_per_epoch * settings.epochs
         self.position = Position()
         self.started_s = time.monotonic()
-        self.progress = Progress(self.total_steps, self.plan.budget_bytes)
+        self.progress = Progress(self.total_steps, self.plan.budget_bytes, settings.quiet)
         self.saved_s = self.started_s
         self.step_s = 0.0  # what the last step took
         self.progress.message(
@@ -416,7 +417,7 @@ class Run:
         self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", self.position.step, self.position.epoch)
         check_shapes(self.engine.adapter, self.manifest, "checkpoint")
         self.optimizer.steps = self.position.updates
-        self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.position.step)
+        self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.settings.quiet, self.position.step)
         if damage:
             self.progress.message(f"{damage}; the one before it is used")
         self.progress.message(f"resumed at epoch {self.position.epoch + 1}, step {self.position.step}")

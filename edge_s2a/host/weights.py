@@ -60,6 +60,26 @@ def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeight
     return weights
 
 
+def restore(tensors: dict[str, torch.Tensor], arrays: dict[str, np.ndarray]) -> None:
+    """Sets `tensors` to what `freeze` made of them and stored in `arrays`. Raises KeyError for a tensor that is not
+    there, ValueError for one of another shape."""
+    for name, tensor in tensors.items():
+        held_as = next((kind for kind in WEIGHT_FORMATS if all(part in arrays for part in MEMBERS[kind](name))), None)
+        if held_as is None:
+            raise KeyError(f"{name} is missing")
+        stored = [arrays[part] for part in MEMBERS[held_as](name)]
+        if held_as == "int4":
+            values = dequantize_blocks(*stored, tuple(tensor.shape))
+        elif held_as == "int8":
+            values = dequantize_rows(*stored)
+        else:
+            values = stored[0].astype(np.float32) if held_as == "fp16" else stored[0]
+        if values.shape != tuple(tensor.shape):
+            raise ValueError(f"{name} is {values.shape} instead of {tuple(tensor.shape)}")
+        with torch.no_grad():
+            tensor.copy_(torch.from_numpy(np.array(values)))
+
+
 def format_of(name: str, tensor: torch.Tensor, weight_format: str) -> str:
     if not is_product_weight(name, tensor):
         return "fp32"

@@ -1,0 +1,40 @@
+"""What argparse leaves to wish for: one line an error, with a suggestion, and defaults where there are some."""
+
+import argparse
+import difflib
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+class HelpWithDefaults(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        tells = action.default in (None, False, argparse.SUPPRESS) or "default" in action.help
+        return action.help if tells else f"{action.help} (default: %(default)s)"
+
+
+def refuse_misspelt(parser: Parser, verbs: dict[str, Parser], arguments: list[str]) -> None:
+    """Ends the program with exit code 2 for a verb or an option that does not exist, and names those that are like it.
+    Before argparse does: it says first what is missing, and that is often what was misspelt."""
+    verb = next((word for word in arguments if not word.startswith("-")), None)
+    if verb is None:
+        return
+    if verb not in verbs:
+        parser.error(f"there is no verb {verb!r}{did_you_mean(verb, verbs)}")
+    known = [*verbs[verb]._option_string_actions]
+    for word in arguments[arguments.index(verb) + 1 :]:
+        if word == "--":
+            return
+        option = word.partition("=")[0]
+        if option.startswith("--") and not any(name.startswith(option) for name in known):
+            verbs[verb].error(f"there is no option {option}{did_you_mean(option, known)}")
+
+
+def did_you_mean(word: str, known) -> str:
+    close = difflib.get_close_matches(word, known, 3, 0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(sorted(known))}"

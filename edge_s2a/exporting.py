@@ -1,0 +1,84 @@
+"""Exports a tuned model and compares what was written with what the runtime computes."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from edge_s2a.artifact import tensors
+from edge_s2a.artifact.archive import GOLDEN
+from edge_s2a.artifact.names import IMAGE, LOGITS
+from edge_s2a.device.available import parse_budget
+from edge_s2a.device.batches import logits_of
+from edge_s2a.device.evaluate import load_adapted
+from edge_s2a.device.runtime import default_threads
+from edge_s2a.errors import CheckError, UserError
+from edge_s2a.host.export.onnx_model import export_onnx
+from edge_s2a.host.export.ort_training import LABELS, export_ort_training
+from edge_s2a.host.export.peft_folder import export_peft
+from edge_s2a.host.export.timm_weights import export_timm
+from edge_s2a.host.export.torch_state import export_torch
+from edge_s2a.host.golden import normalized
+
+FORMATS = ("onnx", "timm", "torch", "peft", "ort-training")
+# Of the logits, relative to the largest: engines differ in the order of their sums, and float32 differs from products
+# in int8 by what `check` bears for these.
+LARGEST_ERROR, LARGEST_ERROR_OF_INT8 = 1e-3, 0.2
+
+
+def export(
+    artifact: str | os.PathLike,
+    adapter: str | os.PathLike,
+    output: str | os.PathLike,
+    format: str = "onnx",
+    int8: bool = False,
+    threads: int | None = None,
+) -> dict:
+    """Writes the tuned model to `output`, a file, or a folder for the formats "peft" and "ort-training".
+
+    adapter: RUN/best.safetensors. int8: of "onnx", frozen weights as the artifact holds them. Returns {"format",
+    "output", "relative_error"}: how far logits of the artifact's golden images are from the runtime's, None for "peft",
+    which only PEFT can run. Raises UserError for what the format cannot hold, CheckError where logits differ.
+    """
+    artifact, adapter, output = Path(artifact), Path(adapter), Path(output)
+    if format not in FORMATS:
+        raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
+    if int8 and format != "onnx":
+        raise UserError(f"int8 weights are for the format onnx, not for {format}; leave --int8 away")
+    runtime, classes = load_adapted(artifact, adapter, parse_budget("auto"), threads or default_threads())
+    opened = runtime.artifact
+    values = {name: array.copy() for name, array in runtime.engine.adapter.items()}
+    golden, _ = tensors.decode(opened.read(GOLDEN), f"{GOLDEN} of {artifact}")
+    image = normalized(golden[IMAGE].copy(), opened.manifest.preprocessing).numpy()
+    expected = logits_of(runtime.engine, image)
+    if format == "onnx":
+        export_onnx(opened, values, classes, output, int8)
+        found = run_onnx(output, {IMAGE: image})
+    elif format == "ort-training":
+        parameters = export_ort_training(opened, values, output)
+        labels = np.zeros(len(image), np.int64)
+        found = run_onnx(output / "eval_model.onnx", {IMAGE: image, LABELS: labels, **parameters})
+    elif format == "peft":
+        export_peft(opened, values, output)
+        return {"format": format, "output": str(output), "relative_error": None}
+    else:
+        found = run_module((export_timm if format == "timm" else export_torch)(opened, values, output), image)
+    error = float(np.abs(found - expected).max() / np.abs(expected).max())
+    is_int8 = bool(opened.manifest.int8_layers) and format in ("timm", "torch")
+    if not error <= (LARGEST_ERROR_OF_INT8 if is_int8 else LARGEST_ERROR):
+        raise CheckError(f"logits of {output} differ from the runtime's by {error:.1e} of the largest; do not use it")
+    return {"format": format, "output": str(output), "relative_error": error}
+
+
+def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    known = {entry.name for entry in session.get_inputs()}
+    return session.run([LOGITS], {name: array for name, array in inputs.items() if name in known})[0]
+
+
+def run_module(module: nn.Module, image: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return module.eval()(torch.from_numpy(image)).numpy()

@@ -1,0 +1,1 @@
+"""The tuned model in the formats that others read: one a file."""

@@ -1,0 +1,128 @@
+"""A program of an artifact as one ONNX graph: its calls written out one after the other."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from edge_s2a.artifact import program, tensors
+from edge_s2a.artifact.archive import CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
+from edge_s2a.artifact.names import IMAGE
+from edge_s2a.errors import UserError
+from edge_s2a.host.emit import IR_VERSION, OPSET
+
+OPSETS = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+LARGEST_MODEL_BYTES = 2**31 - 1  # of a protobuf message
+
+
+@dataclass
+class Unrolled:
+    """Nodes in the order in which they run, and what they read and make by name."""
+
+    nodes: list[NodeProto]
+    constants: dict[str, np.ndarray]  # what nodes read that never changes
+    frozen: set[str]  # those of the constants that are weights
+    values: dict[str, ValueInfoProto]  # types and shapes of everything
+
+
+def unroll(artifact: Artifact, name: str) -> Unrolled:
+    """Program `name`, "training" or "inference", which reads the image also where the artifact keeps features, and
+    the adapter's tensors, which are not among the constants."""
+    where = str(artifact.path)
+    programs = program.from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {where}")
+    weights, _ = tensors.decode(artifact.read(WEIGHTS), f"{WEIGHTS} of {where}")
+    constants, _ = tensors.decode(artifact.read(CONSTANTS), f"{CONSTANTS} of {where}")
+    calls = [*programs.get(program.FEATURES, []), *programs[name]]
+    graphs = {call.graph: onnx.load_from_string(artifact.read(graph_member(call.graph))).graph for call in calls}
+    unrolled = Unrolled([], weights | constants, set(weights), {})
+    for number, call in enumerate(calls):
+        add_call(unrolled, graphs[call.graph], call, f"call{number}")
+    read = {value for node in unrolled.nodes for value in node.input}
+    unrolled.constants = {value: array for value, array in unrolled.constants.items() if value in read}
+    return unrolled
+
+
+def add_call(unrolled: Unrolled, graph: GraphProto, call: program.Call, prefix: str) -> None:
+    """Appends one run of `graph`; what is its own gets a name of its own."""
+    names = dict(zip((value.name for value in graph.input), call.inputs, strict=True))
+    names |= dict(zip((value.name for value in graph.output), call.outputs, strict=True))
+
+    def named(value: str) -> str:
+        return names.get(value, f"{prefix}/{value}") if value else ""
+
+    for initializer in graph.initializer:
+        unrolled.constants[named(initializer.name)] = numpy_helper.to_array(initializer)
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        renamed = ValueInfoProto()
+        renamed.CopyFrom(value)
+        renamed.name = named(value.name)
+        unrolled.values[renamed.name] = renamed
+    for node in graph.node:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.name = named(node.name)
+        copy.input[:] = [named(value) for value in node.input]
+        copy.output[:] = [named(value) for value in node.output]
+        unrolled.nodes.append(copy)
+
+
+def fold(unrolled: Unrolled, keep: tuple[str, ...] = ()) -> None:
+    """Computes, with the engine, what depends on constants alone. Operators of the kinds `keep`, and what reads their
+    results, stay."""
+    known = set(unrolled.constants)
+    folded = []
+    for node in unrolled.nodes:
+        if node.op_type not in keep and all(value in known for value in node.input if value):
+            known.update(node.output)
+            folded.append(node)
+    gone = {id(node) for node in folded}
+    unrolled.nodes = [node for node in unrolled.nodes if id(node) not in gone]
+    read = {value for node in unrolled.nodes for value in node.input}
+    results = [value for node in folded for value in node.output if value in read]
+    # One at a time, each from what it depends on: the results of all weights at once would need twice the memory.
+    made_by = {value: node for node in folded for value in node.output}
+    for result in results:
+        nodes: list[NodeProto] = []
+        add_ancestors(result, made_by, nodes)
+        inputs = {value for node in nodes for value in node.input if value in unrolled.constants}
+        constants = {value: unrolled.constants[value] for value in inputs}
+        session = onnxruntime.InferenceSession(
+            model_bytes(nodes, {}, {result: unrolled.values[result]}, constants), providers=["CPUExecutionProvider"]
+        )
+        (unrolled.constants[result],) = session.run([result], {})
+    unrolled.constants = {value: array for value, array in unrolled.constants.items() if value in read}
+
+
+def add_ancestors(value: str, made_by: dict[str, NodeProto], nodes: list[NodeProto]) -> None:
+    """Appends the nodes that `value` depends on, each after those that it reads from."""
+    node = made_by.get(value)
+    if node is None or node in nodes:
+        return
+    for source in node.input:
+        add_ancestors(source, made_by, nodes)
+    nodes.append(node)
+
+
+def model_bytes(
+    nodes: list[NodeProto],
+    inputs: dict[str, ValueInfoProto],
+    outputs: dict[str, ValueInfoProto],
+    constants: dict[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> bytes:
+    """A serialised ONNX model. Raises UserError where it would be larger than such a file can be."""
+    if sum(array.nbytes for array in constants.values()) > LARGEST_MODEL_BYTES:
+        raise UserError("the model takes more than the 2 GB that one ONNX file can hold; export it with --int8")
+    initializers: list[TensorProto] = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "edge-s2a", [*inputs.values()], [*outputs.values()], initializers)
+    model = helper.make_model(graph, opset_imports=OPSETS, ir_version=IR_VERSION, producer_name="edge-s2a")
+    helper.set_model_props(model, metadata or {})
+    return model.SerializeToString()
+
+
+def image_input(artifact: Artifact) -> ValueInfoProto:
+    """float32 (batch, 3, height, width), normalised."""
+    size = artifact.manifest.preprocessing.image_size
+    return helper.make_tensor_value_info(IMAGE, TensorProto.FLOAT, ["batch", 3, *size])
