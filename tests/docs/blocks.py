@@ -11,7 +11,6 @@ and right above a block
     <!-- exit code: N -->                a shell block that ends with this exit code, not 0
 """
 
-import argparse
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -74,8 +73,7 @@ def setup_of(page: str) -> list[str]:
 
 def verbs() -> set[str]:
     """What `edge-s2a` can do in this tree."""
-    (action,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    return set(action.choices)
+    return set(build_parser()[1])
 
 
 def why_not_run(block: Block) -> str | None:

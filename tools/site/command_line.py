@@ -11,24 +11,19 @@ PLACE = "<!-- commands -->"
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    return markdown.replace(PLACE, reference(build_parser())) if PLACE in markdown else markdown
+    return markdown.replace(PLACE, reference()) if PLACE in markdown else markdown
 
 
-def reference(parser: argparse.ArgumentParser) -> str:
+def reference() -> str:
     """Markdown: one section a verb, with a table of its arguments."""
-    return "\n\n".join(section(parser.prog, name, verb) for name, verb in verbs_of(parser).items())
+    _, verbs = build_parser()
+    return "\n\n".join(section(name, verb) for name, verb in verbs.items())
 
 
-def verbs_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """The parsers of the verbs by name, in order."""
-    (action,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(action.choices)
-
-
-def section(program: str, name: str, verb: argparse.ArgumentParser) -> str:
+def section(name: str, verb: argparse.ArgumentParser) -> str:
     actions = [action for action in verb._actions if action.dest != "help"]
     positional = [form_of(action) for action in actions if not action.option_strings]
-    usage = " ".join([program, name, *positional, *map(form_of, filter(is_required_option, actions)), "[OPTIONS]"])
+    usage = " ".join([verb.prog, *positional, *map(form_of, filter(is_required_option, actions)), "[OPTIONS]"])
     partners = exclusive_partners(verb)
     rows = [f"| {cell(form_of(a), code=True)} | {default_of(a)} | {help_of(a, partners)} |" for a in actions]
     return "\n".join(
@@ -43,7 +38,7 @@ def is_required_option(action: argparse.Action) -> bool:
 
 def form_of(action: argparse.Action) -> str:
     """How it is written, such as `--batch-size BATCH_SIZE`."""
-    return " ".join([*action.option_strings[:1], values_of(action)]).strip()
+    return " ".join([", ".join(action.option_strings), values_of(action)]).strip()
 
 
 def values_of(action: argparse.Action) -> str:
@@ -60,7 +55,7 @@ def values_of(action: argparse.Action) -> str:
 def default_of(action: argparse.Action) -> str:
     if action.required:
         return "required"
-    if action.nargs == 0 or action.default in (None, [], argparse.SUPPRESS):
+    if action.nargs == 0 or action.default in (None, False, [], argparse.SUPPRESS):
         return ""
     return cell(str(action.default), code=True)
 
