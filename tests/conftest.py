@@ -55,8 +55,12 @@ def run_command(*arguments, python=sys.executable, cwd=PROJECT, timeout=300, **o
 def run_measured(*arguments, python=sys.executable, cwd=PROJECT, timeout=300) -> tuple[Finished, int]:
     """The same, and its peak resident memory in bytes, read from outside: the kernel's account of the
     process (`ru_maxrss`, the VmHWM of its whole life) as its parent, a small launcher, gets it."""
-    command = [str(python), "-m", "edge_s2a", *map(str, arguments)]
-    launcher = [sys.executable, "-S", "-E", str(Path(__file__).parent / "launcher.py"), *command]
+    return measure(python, "-m", "edge_s2a", *arguments, cwd=cwd, timeout=timeout)
+
+
+def measure(*command, cwd=PROJECT, timeout=300) -> tuple[Finished, int]:
+    """A command that has ended, and its peak resident memory in bytes."""
+    launcher = [sys.executable, "-S", "-E", str(Path(__file__).parent / "launcher.py"), *map(str, command)]
     done = subprocess.run(launcher, capture_output=True, text=True, cwd=cwd, timeout=timeout, check=False)
     *lines, last = done.stderr.splitlines()
     return Finished(done.returncode, done.stdout, "\n".join(lines)), int(last)

@@ -17,7 +17,8 @@ how fast it multiplies matrices (tools/rivals/product_peak.py). Methods:
 
 The table: median step, its spread over rounds (lowest to highest median of a round), ratios of medians, peak memory of
 the process, operations of the step's products and convolutions (torch's count for full fine-tuning and for biases
-alone), and the share of the machine's float32 peak that this is.
+alone), and the share of the machine's float32 peak that this is. Below it, the limit: these operations at the machine's
+peak, with nothing else to do.
 """
 
 import argparse
@@ -135,7 +136,12 @@ def print_model(name: str, records: list[dict]) -> None:
             f"| {method} | {1000 * step_s:.0f} ms | {1000 * min(medians[method]):.0f} to "
             f"{1000 * max(medians[method]):.0f} | {ratio} | {peak_bytes / MIB:.0f} MiB | {counted} |"
         )
-    print()
+    least_s = {kind: flops["bias"] / peak for kind, peak in (("float32", fp32), ("int8", int8))}
+    full_s = statistics.median(medians["torch:full"]) if medians["torch:full"] else None
+    for kind, seconds in least_s.items():
+        limit = f", {full_s / seconds:.1f} times faster than torch:full" if full_s else ""
+        print(f"\nThe operations with biases alone take {1000 * seconds:.0f} ms at the {kind} peak{limit}.", end="")
+    print("\n")
 
 
 def medians_of_rounds(records: list[dict], method: str) -> list[float]:

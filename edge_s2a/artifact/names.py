@@ -6,16 +6,19 @@ LOSS = "loss"  # float32 ()
 LOGITS = "logits"  # float32 (batch, classes)
 
 
+GRADIENT, FEATURE = "gradient:", "feature:"
+
+
 def gradient(name: str) -> str:
     """The output that holds the gradient of adapter tensor `name`."""
-    return f"gradient:{name}"
+    return GRADIENT + name
 
 
 def feature(number: int) -> str:
     """A value that the backbone computes of the image, and the modules beside it read."""
-    return f"feature:{number}"
+    return f"{FEATURE}{number}"
 
 
 def is_result(name: str) -> bool:
     """Whether a value of a program is one that comes out of it."""
-    return name in (LOSS, LOGITS) or name.startswith(("gradient:", "feature:"))
+    return name in (LOSS, LOGITS) or name.startswith((GRADIENT, FEATURE))

@@ -104,8 +104,8 @@ class FeatureCache:
         if os.pread(self._file, HEADER_BYTES, 0) != header:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, header, 0)
-        # A record that a power failure tore off is overwritten.
-        self.count = (os.fstat(self._file).st_size - HEADER_BYTES) // self._record_bytes
+        # A record that a power failure tore off is overwritten; on a full disk even the header may be torn.
+        self.count = max(0, (os.fstat(self._file).st_size - HEADER_BYTES) // self._record_bytes)
         self.capacity = max(self.count, (limit_bytes - HEADER_BYTES) // self._record_bytes)
         self._keys = np.zeros(self.capacity, np.uint64)  # the first bytes of each
         for number in range(self.count):

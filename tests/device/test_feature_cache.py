@@ -204,6 +204,15 @@ def test_a_full_disk_costs_speed_alone(side_artifact, image_folder, whole_run, t
     assert result_of(run) == result_of(whole_run[0])
 
 
+def test_a_disk_too_full_for_the_header_makes_an_empty_cache(side_artifact, tmp_path, monkeypatch):
+    manifest, pwrite = Artifact(side_artifact).manifest, os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:20], offset))
+    cache = feature_cache.FeatureCache(tmp_path / "cache", manifest, 1 << 20)
+    assert (tmp_path / "cache").stat().st_size == 20
+    assert cache.count == 0
+    assert cache.find(bytes(32)) is None
+
+
 def test_prediction_holds_with_a_cache(whole_run):
     summary = whole_run[1]
     assert summary["peak_rss_bytes"] <= summary["predicted_peak_bytes"]
