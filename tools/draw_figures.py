@@ -1,11 +1,14 @@
 """Draws the figures of the documentation from what the program computes, as SVG that fits light and dark pages.
 
-    python tools/draw_figures.py --output docs/figures
+    python tools/draw_figures.py --weights ../shared/weights/deit_tiny_patch16_224.safetensors \\
+        --images ../shared/data/flowers5/train --output docs/figures
 
-gelu.svg      the derivative of GELU, and what 16 levels make of it, uniform and fitted, in one layer of the embedded
-              ViT on handwritten digits; prints the errors of all layers
-crossing.svg  what crosses from the forward to the backward pass, with 32 and with 4 bits, of DeiT-Tiny: from the
-              memory plans of two artifacts, which it packs (random weights)
+All are of DeiT-Tiny with these weights:
+
+gelu.svg      the derivative of GELU, and what 16 levels make of it, uniform and fitted, in the last block, on 16 of
+              the images; prints the errors in all blocks
+crossing.svg  what crosses from the forward to the backward pass, with 32 and with 4 bits: from the memory plans of two
+              artifacts, which it packs
 budget.svg    the parts of the predicted peak under several budgets, of the second artifact, by `edge-s2a plan --json`
 
 Text and axes have the colour `currentColor`: the page's own where the figure is part of a page, and dark or light, as
@@ -38,14 +41,14 @@ from edge_s2a.host.api import pack
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.model import create_model, preprocessing_of
 from edge_s2a.host.quantize import gelu
+from edge_s2a.host.quantize.allocate import sample
 from edge_s2a.host.quantize.fit import fit_levels
 from edge_s2a.plan.lifetimes import Lifetime, from_json
-from edge_s2a.quickstart import CLASSES, DESCRIPTION, WEIGHTS, write_digits
 
 BITS = 4
-IMAGES = 64  # of the digits, evenly spread over the classes
-SHOWN_LAYER = 2
-MODEL, BUDGETS = "deit_tiny_patch16_224", ("96MiB", "112MiB", "128MiB", "160MiB", "192MiB", "256MiB")
+MODEL, CLASSES = "deit_tiny_patch16_224", 5
+IMAGES = 16  # evenly spread over the classes
+BUDGETS = ("96MiB", "112MiB", "128MiB", "160MiB", "192MiB", "256MiB")
 MIB = 1 << 20
 TEXT_COLOUR = "#012345"  # stands for currentColor until the figure is written
 GREY, BLUE, ORANGE = "#8a8f98", "#3d85c6", "#e07b39"  # that are seen on white and on black
@@ -74,20 +77,18 @@ class Coded(NamedTuple):
     errors: dict[str, float]  # root mean square
 
 
-def gelu_inputs() -> list[Tensor]:
-    """float32 (n,) of each block of the embedded ViT, on handwritten digits."""
-    description = json.loads(DESCRIPTION.read_text())
-    model = create_model(description["model"], description["model_kwargs"], CLASSES, None, WEIGHTS, False, 0)
+def gelu_inputs(weights: Path, images: Path) -> list[Tensor]:
+    """float32 (n,) of each block's GELU."""
+    model = create_model(MODEL, {}, CLASSES, None, weights, False, 0)
     inputs: list[Tensor] = []
     for module in model.modules():
         if isinstance(module, nn.GELU):
-            module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0].detach().flatten()))
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        write_digits(Path(folder))
-        data, preprocessing = open_dataset(Path(folder), "train", None, CLASSES), preprocessing_of(model, None)
-        chosen = np.linspace(0, len(data.samples) - 1, IMAGES).astype(int)
+            module.register_forward_pre_hook(lambda _, arguments: inputs.append(sample(arguments[0])))
+    data, preprocessing = open_dataset(images, "train", None, CLASSES), preprocessing_of(model, None)
+    chosen = np.linspace(0, len(data.samples) - 1, IMAGES).astype(int)
+    with torch.no_grad():
         model(normalized(np.stack([load_pixels(data, index, preprocessing) for index in chosen]), preprocessing))
-    return [values.clone() for values in inputs]
+    return inputs
 
 
 def code(inputs: Tensor) -> Coded:
@@ -228,18 +229,20 @@ def in_our_style(draw: Callable[[], Figure], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True)
-    output = parser.parse_args().output
+    for name in ("weights", "images", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    options = parser.parse_args()
+    weights, output = options.weights, options.output
     output.mkdir(parents=True, exist_ok=True)
 
-    layers = [code(inputs) for inputs in gelu_inputs()]
+    layers = [code(inputs) for inputs in gelu_inputs(weights, options.images)]
     print(table_of(layers))
-    in_our_style(lambda: draw_gelu(layers[SHOWN_LAYER]), output / "gelu.svg")
+    in_our_style(lambda: draw_gelu(layers[-1]), output / "gelu.svg")
 
     with tempfile.TemporaryDirectory() as folder:
         exact, coded_ = Path(folder, "32.s2a"), Path(folder, "4.s2a")
         for path, bits in ((exact, 32), (coded_, BITS)):
-            pack(MODEL, path, num_classes=5, adapter="bias+lowrank", saved_bits=bits, levels="uniform")
+            pack(MODEL, path, num_classes=CLASSES, weights=weights, adapter="bias+lowrank", saved_bits=bits)
         titles = {"32 bits": exact, f"{BITS} bits": coded_}
         in_our_style(lambda: draw_crossing(titles), output / "crossing.svg")
         plans = [planned(coded_, budget) for budget in BUDGETS]

@@ -17,7 +17,9 @@ def on_page_content(content: str, *, page, files: Files, **_) -> str:
     folder = posixpath.dirname(page.file.dest_uri)
 
     def inline(match: re.Match) -> str:
-        file = by_place[posixpath.normpath(posixpath.join(folder, match[2]))]
+        file = by_place.get(posixpath.normpath(posixpath.join(folder, match[2])))
+        if file is None:
+            return match[0]  # mkdocs says that it is missing
         return f'<span class="figure">{figure(file.content_string, html.unescape(match[1]))}</span>'
 
     return IMAGE.sub(inline, content)
