@@ -48,8 +48,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=versions())
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for add in (
-        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_export, add_import_adapter,
-        add_quickstart, add_completion,
+        add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_watch, add_report,
+        add_export, add_import_adapter, add_quickstart, add_completion,
     ):  # fmt: skip
         add(verbs)
     return parser, verbs.choices
@@ -575,6 +575,49 @@ def predict(options) -> int:
         listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable.items())
         raise UserError(f"{len(unreadable)} of {len(options.images)} images were not used: {listed}")
     return 0
+
+
+def add_watch(verbs) -> None:
+    parser = new_verb(verbs, "watch", watch, "show a run while it goes; q or Ctrl-C ends the showing")
+    add_run(parser)
+    parser.add_argument("--once", action="store_true", help="one frame, as where standard output is no terminal")
+
+
+def add_run(parser) -> None:
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what was --output of edge-s2a train")
+
+
+def watch(options) -> int:
+    from edge_s2a.device import watch as watching
+
+    if options.json:
+        print(json.dumps(watching.snapshot(options.run_folder)))
+    elif not options.quiet:
+        watching.watch(options.run_folder, options.once)
+    return 0
+
+
+def add_report(verbs) -> None:
+    parser = new_verb(verbs, "report", report, "write a page about a run, and pictures of its figures")
+    add_run(parser)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/report")
+
+
+def report(options) -> int:
+    require_matplotlib()
+    from edge_s2a.report.write import write_report
+
+    run = options.run_folder
+    result = write_report(run, options.output or run / "report")
+    show(options, result, [("page", result["page"]), *(("figure", path) for path in result["figures"])])
+    return 0
+
+
+def require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError("a report needs matplotlib; install it with: pip install 'edge-s2a[report]'") from error
 
 
 def add_export(verbs) -> None:

@@ -1,8 +1,10 @@
 """Accuracy and loss over a dataset, and predictions for single images."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -30,21 +32,45 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def evaluate(runtime: Runtime, dataset: Dataset) -> dict:
+def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict:
     """{"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and
     mean cross-entropy without label smoothing. Both are None where no image could be read, the loss also where it is
-    not finite."""
+    not finite. predictions: gets the line of each image, as RUN/predictions.jsonl has it (docs/RUN.md)."""
     correct, count, loss = 0, 0, 0.0
     for indices, logits in all_logits(runtime, dataset):
         labels = np.array([dataset.samples[index].label for index in indices])
         correct += int((logits.argmax(-1) == labels).sum())
         loss -= float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
         count += len(labels)
+        if predictions is not None:
+            predictions.writelines(prediction_lines(dataset, indices, logits))
     return {
         "accuracy": correct / count if count else None,
         "count": count,
         "loss": loss / count if count and math.isfinite(loss) else None,
     }
+
+
+def prediction_lines(dataset: Dataset, indices: list[int], logits: np.ndarray) -> Iterator[bytes]:
+    """One JSON object a line for each of `indices`. logits: float32 (indices, classes)."""
+    probabilities = np.exp(log_softmax(logits))
+    for index, best, row in zip(indices, logits.argmax(-1), probabilities, strict=True):
+        sample, probability = dataset.samples[index], float(row[best])
+        line = {
+            "image": image_name(dataset, index),
+            "label": dataset.classes[sample.label],
+            "predicted": dataset.classes[best],
+            "probability": round(probability, 6) if math.isfinite(probability) else None,
+        }
+        yield json.dumps(line).encode() + b"\n"
+
+
+def image_name(dataset: Dataset, index: int) -> str:
+    """Below the data's folder, as that may be moved; or the number in a .npz."""
+    source = dataset.samples[index].source
+    if isinstance(source, Path) and source.is_relative_to(dataset.where):
+        source = source.relative_to(dataset.where)
+    return printable(str(source))
 
 
 def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) -> tuple[list[dict], dict[str, str]]:

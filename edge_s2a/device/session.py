@@ -82,6 +82,11 @@ def use_provider(name: str) -> None:
     _providers[:] = [provider for provider in PROVIDERS[name] if provider in available]
 
 
+def providers() -> list[str]:
+    """What sessions created now run on, the first wherever it can."""
+    return _providers.copy()
+
+
 class Step(NamedTuple):
     """One call of a program."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, save_adapter
-from edge_s2a.artifact.files import locked, make_folder, write_bytes
+from edge_s2a.artifact.files import atomic_writer, locked, make_folder, write_bytes, writing
 from edge_s2a.device.accumulate import BatchResult, accumulate, smoothed_target
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches
@@ -32,10 +32,11 @@ from edge_s2a.device.lowrank import start_at_gradient
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS, forget
+from edge_s2a.device.run_facts import run_facts
 from edge_s2a.device.runtime import Runtime, load, plan_memory
 from edge_s2a.device.schedule import learning_rate
 from edge_s2a.device.session import Inputs
-from edge_s2a.device.thermal import read_condition, rest_s
+from edge_s2a.device.thermal import Condition, read_condition, rest_s
 from edge_s2a.errors import MemoryPressure, UserError
 
 __all__ = ["TrainSettings", "plan_memory", "train"]
@@ -83,8 +84,7 @@ def train(settings: TrainSettings, on_step: Callable[[dict], None] | None = None
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json. on_step: gets what
     metrics.jsonl says of each step.
 
-    Writes RUN/adapter.safetensors (last), best.safetensors, metrics.jsonl and checkpoint/, and features.cache where the
-    backbone's features do not change. Raises UserError for bad input and BudgetError if the budget is too small;
+    Writes what docs/RUN.md lists. Raises UserError for bad input and BudgetError if the budget is too small;
     KeyboardInterrupt when told to stop, and MemoryPressure where the machine no longer has what was planned, both with
     a checkpoint of the last step.
     """
@@ -140,7 +140,8 @@ class Run:
         self.started_s = time.monotonic()
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, settings.quiet)
         self.saved_s = self.started_s
-        self.step_s = 0.0  # what the last step took
+        self.step_s = 0.0  # what the last recorded step took
+        self.condition = Condition(None, False)  # of the device after it
         self.progress.message(
             f"{self.manifest.model}: {self.manifest.trainable_parameters} of {self.manifest.total_parameters} "
             f"parameters trained on {len(self.data.samples)} images of {len(self.data.classes)} classes\n"
@@ -181,7 +182,9 @@ class Run:
     def start_anew(self) -> None:
         """Forgets what an earlier run left in the folder, and prepares the adapter."""
         remove_checkpoints(self.settings.output / "checkpoint")
+        remove_results(self.settings.output)
         self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", 0, 0)
+        self._write_facts()
         self.start_adapter()
         self._remember_best()
 
@@ -295,12 +298,14 @@ class Run:
         position.loss_sum += loss * count
         position.correct += correct
         position.count += count
-        resident = resident_bytes()
+        resident, self.condition = resident_bytes(), read_condition()
         step = {
             "kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": round(loss, 6),
             "gradient_norm": float(f"{norm:.6g}"), "accuracy": round(correct / count, 4), "lr": lr,
             "images_per_s": round(count / seconds, 2), "rss_bytes": resident, "seconds": round(seconds, 4),
         }  # fmt: skip
+        if self.condition.temperature_c is not None:
+            step["temperature_c"] = self.condition.temperature_c
         self.metrics.write(**step)
         if self.on_step:
             self.on_step(step)
@@ -325,7 +330,8 @@ class Run:
         text = f"epoch {position.epoch + 1}/{self.settings.epochs}: {text}"
         val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
-            val = evaluate(self.runtime, self.val_data)
+            with atomic_writer(self.settings.output / "predictions.jsonl") as predictions:
+                val = evaluate(self.runtime, self.val_data, predictions)
             if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
             position.val_accuracy = accuracy = val["accuracy"]
@@ -347,12 +353,11 @@ class Run:
 
     def rest_s(self) -> float:
         """How long to rest after the last step: where the device is too hot or its power is short."""
-        condition = read_condition()
-        seconds = rest_s(condition, self.settings.max_temperature_c, self.step_s)
+        seconds = rest_s(self.condition, self.settings.max_temperature_c, self.step_s)
         if seconds:
             self.metrics.write(
                 kind="rest", epoch=self.position.epoch + 1, step=self.position.step, seconds=round(seconds, 3),
-                temperature_c=condition.temperature_c, is_power_short=condition.is_power_short,
+                temperature_c=self.condition.temperature_c, is_power_short=self.condition.is_power_short,
             )  # fmt: skip
         return seconds
 
@@ -415,6 +420,7 @@ class Run:
         folder = self.settings.output / "checkpoint"
         self.position, damage = load_checkpoint(folder, self._arrays(), self._settings())
         self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", self.position.step, self.position.epoch)
+        self._write_facts()
         check_shapes(self.engine.adapter, self.manifest, "checkpoint")
         self.optimizer.steps = self.position.updates
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.settings.quiet, self.position.step)
@@ -429,6 +435,15 @@ class Run:
             "images": len(self.data.samples),
             "feature_cache": self.collator.cache is not None,
         }
+
+    def _write_facts(self) -> None:
+        """Writes RUN/run.json."""
+        facts = {
+            **run_facts(self.settings, self.runtime.artifact, self.plan, self.data, self.val_data),
+            "steps": self.total_steps,
+            "resumed_at_step": self.position.step,
+        }
+        write_bytes(self.settings.output / "run.json", json_text(facts))
 
     def skipped(self) -> dict[str, str]:
         """Images that could not be used, with the reason."""
@@ -459,9 +474,19 @@ class Run:
             "skipped": skipped,
             "output": str(self.settings.output),
         }
-        text = json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
-        write_bytes(self.settings.output / "summary.json", text.encode())
+        write_bytes(self.settings.output / "summary.json", json_text(summary))
         return summary
+
+
+def remove_results(folder: Path) -> None:
+    """So that who watches a new run in a used folder does not take it for the old one, which has ended."""
+    for name in ("summary.json", "predictions.jsonl"):
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def json_text(values: dict) -> bytes:
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 class Interruption:

@@ -8,9 +8,11 @@ import pytest
 
 from edge_s2a.version import __version__
 from tests.conftest import assert_refused, run_command, write_images
+from tests.report.sample import write_sample
 
 DEVICE_PACKAGES = {"edge-s2a", "numpy", "onnxruntime", "pillow", "psutil"}
 HOST_MODULES = ["torch", "timm", "torchvision", "onnx", "sklearn", "safetensors"]
+NOT_THERE = [*HOST_MODULES, "matplotlib"]
 
 IMPORT_EVERYTHING = f"""
 import importlib, json, pkgutil, sys
@@ -20,7 +22,14 @@ for package in ("artifact", "codec", "plan", "device"):
     for entry in pkgutil.walk_packages(module.__path__, module.__name__ + "."):
         importlib.import_module(entry.name)
 import edge_s2a.cli
-print(json.dumps([edge_s2a.__file__, [m for m in {HOST_MODULES} if m in sys.modules], len(sys.modules)]))
+print(json.dumps([edge_s2a.__file__, [m for m in {NOT_THERE} if m in sys.modules], len(sys.modules)]))
+"""
+
+WATCH = """
+import sys
+from edge_s2a.cli import main
+main(sys.argv[1:])
+print([name for name in ("numpy", "onnxruntime", "PIL", "psutil", "matplotlib") if name in sys.modules])
 """
 
 
@@ -77,6 +86,21 @@ def test_importing_every_device_module_leaves_torch_out(device_python, tmp_path)
 def test_device_runs_a_packed_file(device_python, small_artifact, data, tmp_path):
     summary = fine_tune(device_python, small_artifact, data, tmp_path / "run", tmp_path)
     assert summary["val_accuracy"] >= 0.6
+
+
+def test_a_device_can_watch_a_run_with_python_alone(device_python, tmp_path):
+    """Whatever else is imported would be taken from the memory that the run was promised."""
+    run = write_sample(tmp_path / "run", is_finished=False)
+    done = subprocess.run(
+        [device_python, "-c", WATCH, "watch", run], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "deit_tiny_patch16_224" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_report_on_a_device_names_the_extra(device_python, tmp_path):
+    run = write_sample(tmp_path / "run")
+    assert_refused(run_command("report", run, python=device_python, cwd=tmp_path), 2, "edge-s2a[report]")
 
 
 def test_onnxruntime_training_runs_the_same_file(ort_training_python, small_artifact, data, tmp_path):

@@ -1,0 +1,49 @@
+"""Small pictures of single images, where these are still where the run found them."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from edge_s2a.artifact.manifest import Preprocessing
+from edge_s2a.device.data import Dataset, Sample, UnusableImage, load_pixels, open_dataset
+from edge_s2a.errors import UserError
+
+SIDE = 112  # pixels; shown at 56 to 112 points
+JPEG_QUALITY = 85
+# Far more than an image that could be trained on takes, so that a page can be written on any workstation.
+DECODE_LIMIT_BYTES = 512 << 20
+WHOLE = Preprocessing((SIDE, SIDE), (SIDE, SIDE), "center", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def thumbnails(data: Path, classes: list[str], images: list[str]) -> dict[str, str]:
+    """image -> data URI, without those that cannot be read. data: the validation data, a folder or a .npz. images: as
+    predictions.jsonl names them."""
+    if data.suffix == ".npz":
+        dataset = _arrays(data, classes, images)
+    else:
+        dataset = Dataset(data, classes, [Sample(data / image, 0) for image in images])
+    found = {}
+    for number, image in enumerate(images if dataset else []):
+        try:
+            found[image] = _data_uri(
+                Image.fromarray(load_pixels(dataset, number, WHOLE, "none", (), DECODE_LIMIT_BYTES))
+            )
+        except (UnusableImage, IndexError):
+            continue
+    return found
+
+
+def _arrays(data: Path, classes: list[str], images: list[str]) -> Dataset | None:
+    try:
+        arrays = open_dataset(data, "val", None, len(classes)).arrays
+        return Dataset(data, classes, [Sample(int(image), 0) for image in images], arrays)
+    except (UserError, ValueError):
+        return None
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
