@@ -7,7 +7,6 @@ A page may declare, anywhere,
 and right above a block
 
     <!-- not run: REASON -->             it cannot run here
-    <!-- needs verb: NAME -->            it runs as soon as `edge-s2a NAME` exists
     <!-- exit code: N -->                a shell block that ends with this exit code, not 0
 """
 
@@ -15,14 +14,12 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_s2a.cli import build_parser
-
 DOCS = Path(__file__).parent.parent.parent / "docs"
 # Their blocks are excerpts, or need weights and photos that are not part of the project.
 ILLUSTRATIVE = {"ARCHITECTURE.md", "BENCHMARKS.md", "FORMAT.md", "RELIABILITY.md"}
 EXECUTED = ("bash", "python")
 SHOWN = ("text", "json", "toml")  # outputs, and files that somebody writes
-MARKS = ("not run", "needs verb", "exit code")
+MARKS = ("not run", "exit code")
 MARK = re.compile(r"^\s*<!-- ([a-z ]+): (.*) -->\s*$")
 FENCE = re.compile(r"^(\s*)```(\S*)\s*$")
 
@@ -69,15 +66,3 @@ def setup_of(page: str) -> list[str]:
     text = (DOCS / page).read_text(encoding="utf-8")
     found = [match[2] for match in map(MARK.match, text.splitlines()) if match and match[1] == "setup"]
     return [name.strip() for names in found for name in names.split(",")]
-
-
-def verbs() -> set[str]:
-    """What `edge-s2a` can do in this tree."""
-    return set(build_parser()[1])
-
-
-def why_not_run(block: Block) -> str | None:
-    verb = block.marks.get("needs verb")
-    if verb is not None and verb not in verbs():
-        return f"there is no verb {verb} yet"
-    return block.marks.get("not run")

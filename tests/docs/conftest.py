@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import PROJECT, run_command
 
 # What a block that is written for the reader's terminal runs with: this tree, one thread of torch.
-ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "NO_MKDOCS_2_WARNING": "1"}
 VALIDATION_PER_CLASS = 20  # of the digits, so that validation takes no time
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import EXECUTED, MARKS, SHOWN, Block, blocks_of, pages, setup_of, why_not_run
+from tests.docs.blocks import EXECUTED, MARKS, SHOWN, Block, blocks_of, pages, setup_of
 from tests.docs.conftest import NAMES
 from tests.docs.interpreter import DONE
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
-RUNNABLE = [block for block in BLOCKS if block.language in EXECUTED and why_not_run(block) is None]
-NOT_RUN = [block for block in BLOCKS if block.language in EXECUTED and why_not_run(block) is not None]
+RUNNABLE = [block for block in BLOCKS if block.language in EXECUTED and "not run" not in block.marks]
+NOT_RUN = [block for block in BLOCKS if "not run" in block.marks]
 SHELL_TIMEOUT_S = 120
 
 
@@ -77,7 +77,7 @@ def test_blocks_run(page, kitchen, environment):
 
 @pytest.mark.parametrize("block", NOT_RUN, ids=lambda block: block.where)
 def test_block_cannot_run_here(block):
-    pytest.skip(f"{block.where}: {why_not_run(block)}")
+    pytest.skip(f"{block.where}: {block.marks['not run']}")
 
 
 def test_every_block_is_of_a_known_kind():

@@ -21,7 +21,7 @@ def reference() -> str:
 
 
 def section(name: str, verb: argparse.ArgumentParser) -> str:
-    actions = [action for action in verb._actions if action.dest != "help"]
+    actions = sorted((action for action in verb._actions if action.dest != "help"), key=rank)
     positional = [form_of(action) for action in actions if not action.option_strings]
     usage = " ".join([verb.prog, *positional, *map(form_of, filter(is_required_option, actions)), "[OPTIONS]"])
     partners = exclusive_partners(verb)
@@ -30,6 +30,11 @@ def section(name: str, verb: argparse.ArgumentParser) -> str:
         [f"## {name}", "", f"{verb.description}", "", "```text", usage, "```", "",
          "| argument | default | meaning |", "|---|---|---|", *rows]
     )  # fmt: skip
+
+
+def rank(action: argparse.Action) -> int:
+    """First what must be given, last what all verbs have."""
+    return 0 if action.required else 2 if action.dest in ("json", "quiet") else 1
 
 
 def is_required_option(action: argparse.Action) -> bool:
@@ -55,7 +60,7 @@ def values_of(action: argparse.Action) -> str:
 def default_of(action: argparse.Action) -> str:
     if action.required:
         return "required"
-    if action.nargs == 0 or action.default in (None, False, [], argparse.SUPPRESS):
+    if action.nargs == 0 or action.default is None or action.default == []:
         return ""
     return cell(str(action.default), code=True)
 
