@@ -601,15 +601,33 @@ def add_report(verbs) -> None:
     parser = new_verb(verbs, "report", report, "write a page about a run, and pictures of its figures")
     add_run(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/report")
+    parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write TensorBoard's events there, instead")
 
 
 def report(options) -> int:
+    if options.tensorboard:
+        return write_tensorboard(options)
     require_matplotlib()
     from edge_s2a.report.write import write_report
 
     run = options.run_folder
     result = write_report(run, options.output or run / "report")
     show(options, result, [("page", result["page"]), *(("figure", path) for path in result["figures"])])
+    return 0
+
+
+def write_tensorboard(options) -> int:
+    try:
+        from edge_s2a.report.tensorboard import write_events
+    except ImportError as error:
+        raise UserError("this needs tensorboard; install it with: pip install 'edge-s2a[tensorboard]'") from error
+    from edge_s2a.artifact.files import writing
+    from edge_s2a.report.record import read_record
+
+    record = read_record(options.run_folder)
+    with writing(options.tensorboard):
+        write_events(record, options.tensorboard)
+    show(options, {"events": str(options.tensorboard)}, [("events", options.tensorboard)])
     return 0
 
 

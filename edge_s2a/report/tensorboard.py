@@ -1,0 +1,46 @@
+"""A run as events that TensorBoard shows, beside those of other programs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from edge_s2a.device.run_files import number
+from edge_s2a.report.record import Record
+
+OF_A_STEP = {
+    "loss/step": "loss",
+    "accuracy/step": "accuracy",
+    "learning rate": "lr",
+    "gradient norm": "gradient_norm",
+    "images per second": "images_per_s",
+    "memory/resident bytes": "rss_bytes",
+    "temperature": "temperature_c",
+}
+OF_AN_EPOCH = {
+    "loss/train": "train_loss",
+    "loss/validation": "val_loss",
+    "accuracy/train": "train_accuracy",
+    "accuracy/validation": "val_accuracy",
+    "memory/peak bytes": "peak_rss_bytes",
+}
+
+
+def write_events(record: Record, folder: Path) -> None:
+    """Writes one file of events into `folder`, for `tensorboard --logdir`. Raises OSError."""
+    writer = EventFileWriter(str(folder))
+    for step, name, value in scalars(record):
+        writer.add_event(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=value)])))
+    writer.close()
+
+
+def scalars(record: Record) -> Iterator[tuple[int, str, float]]:
+    """(step, name, value) of what is a number."""
+    for lines, names, place in ((record.steps, OF_A_STEP, "step"), (record.epochs, OF_AN_EPOCH, "at")):
+        for line in lines:
+            for name, key in names.items():
+                value = number(line.get(key))
+                if value is not None:
+                    yield line[place], name, value
