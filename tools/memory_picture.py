@@ -39,9 +39,12 @@ THREADS = 2
 BUDGET_BYTES = 16 << 30  # so that the whole batch runs at once and weights stay
 WIDTH, HEIGHT = 960, 480
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 72, 48
+# Text and planned line have the colour of the page's text; in a file of its own, what the system prefers.
+COLOUR_ALONE = "<style>svg { color: #222 } @media (prefers-color-scheme: dark) { svg { color: #ddd } }</style>"
+FAINT = 'stroke="currentColor" stroke-opacity="0.15"'
 # From the bottom of the stack to its top.
 BANDS = {
-    "process before the step": "#d9d9d9",
+    "process before the step": "#a9adb5",
     "weights": "#8da0cb",
     "saved tensors": "#fc8d62",
     "workspace": "#66c2a5",
@@ -177,7 +180,8 @@ class Axes(NamedTuple):
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", size: int = 12) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{words}</text>'
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"'
+    return f'<text {place} fill="currentColor">{words}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, stroke: str) -> str:
@@ -191,12 +195,12 @@ def draw(title: str, curves: Curves, first_backward: int, measured: dict, measur
     axes = Axes(int(curves.nodes[-1]), int(1.05 * max(sizes.max(), start_bytes + curves.planned.max())))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        COLOUR_ALONE,
         text(LEFT, 24, title, size=16),
     ]
     tick_bytes = next(step * MIB for step in (10, 20, 50, 100, 200, 500, 1000) if axes.top_bytes < 12 * step * MIB)
     for size in range(0, axes.top_bytes, tick_bytes):
-        parts.append(line(LEFT, axes.y(size), WIDTH - RIGHT, axes.y(size), 'stroke="#eeeeee"'))
+        parts.append(line(LEFT, axes.y(size), WIDTH - RIGHT, axes.y(size), FAINT))
         parts.append(text(LEFT - 6, axes.y(size) + 4, f"{size // MIB}", "end"))
     parts.append(text(LEFT - 6, TOP - 8, "MiB", "end"))
 
@@ -214,7 +218,7 @@ def draw(title: str, curves: Curves, first_backward: int, measured: dict, measur
         legend_x += 40 + 7 * len(name)
 
     lines = {
-        "planned": (curves.nodes, start_bytes + curves.planned, 'stroke="#222222" stroke-dasharray="6 3"'),
+        "planned": (curves.nodes, start_bytes + curves.planned, 'stroke="currentColor" stroke-dasharray="6 3"'),
         "measured": (measured_nodes, sizes, 'stroke="#d01c1c"'),
     }
     for name, (nodes, heights, stroke) in lines.items():
