@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.adapter import load_adapter
+from edge_s2a.artifact.archive import Artifact
 from tests.conftest import pack
 
 pytestmark = pytest.mark.fleet

@@ -11,10 +11,10 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
+from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.errors import UserError
 from fleet.adapters import Adapter, artifact_digest, class_names, flatten, merge_starts, unflatten
 
