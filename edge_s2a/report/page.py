@@ -17,6 +17,7 @@ STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 # Whatever a file has smuggled in: it may load and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 NOTHING = "–"
+WIDE = 6.0  # inches: figures above it cannot be read in half of a page
 
 Drawn = tuple[Picture, str]  # with its <svg> elements
 
@@ -227,9 +228,12 @@ def cards(contents: Iterable[str]) -> str:
 
 
 def figure(picture: Picture, svg: str) -> str:
+    """One that is wide has a row to itself, and a box that scrolls where even that is too narrow."""
+    is_wide = picture.size[0] > WIDE
+    content = f'<div class="scroll" tabindex="0">{svg}</div>' if is_wide else svg
     return (
-        f'<figure class="card" role="group" aria-label="{escaped(picture.title)}">'
-        f'<h3>{escaped(picture.title)}</h3><p class="faint">{escaped(picture.caption)}</p>{svg}</figure>'
+        f'<figure class="card{" wide" if is_wide else ""}" role="group" aria-label="{escaped(picture.title)}">'
+        f'<h3>{escaped(picture.title)}</h3><p class="faint">{escaped(picture.caption)}</p>{content}</figure>'
     )
 
 

@@ -67,6 +67,11 @@ def test_text_is_read_easily_on_a_phone(browser, pages):
     assert min(heights) >= 8
 
 
+def test_a_large_matrix_scrolls_in_its_box(browser, pages):
+    browser.open(pages["many"], PHONE, "light")
+    assert browser.evaluate('document.querySelector(".wide .scroll").scrollWidth') >= 700
+
+
 def test_the_page_asks_for_nothing(browser, pages):
     browser.open(pages["finished"], DESKTOP, "light")
     resources = browser.evaluate('performance.getEntriesByType("resource").map(entry => entry.name)')
