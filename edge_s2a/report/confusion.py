@@ -10,7 +10,7 @@ import numpy as np
 from edge_s2a.device.run_files import number
 
 WORST_IMAGES = 24
-WORST_PAIRS = 15
+WORST_PAIRS = 10
 # More classes than these would be too small to read.
 MOST_CLASSES = 40
 

@@ -294,7 +294,9 @@ def shown(name: str, value: Any) -> str:
 
 
 def mib(size: Any) -> str:
-    return NOTHING if number(size) is None else f"{size / MIB:.1f} MiB"
+    if number(size) is None:
+        return NOTHING
+    return f"{size / MIB:.1f} MiB" if size < 10 << 30 else f"{size / (1 << 30):.1f} GiB"
 
 
 def percent(value: float) -> str:

@@ -60,10 +60,11 @@ class Record(NamedTuple):
 
     @property
     def peak_bytes(self) -> float | None:
-        """The most that was measured; of a run that was resumed, in any of its processes."""
-        values = [self.summary.get("peak_rss_bytes"), *(line.get("peak_rss_bytes") for line in self.epochs)]
-        numbers = [number(value) for value in values] + [line["rss_bytes"] for line in self.steps]
-        return max((value for value in numbers if value is not None), default=None)
+        """The most that the kernel counted, of a run that was resumed in any of its processes; before it was asked, the
+        most after a step."""
+        counted = [number(line.get("peak_rss_bytes")) for line in (self.summary, *self.epochs)]
+        counted = [size for size in counted if size is not None]
+        return max(counted or [line["rss_bytes"] for line in self.steps], default=None)
 
     @property
     def classes(self) -> list[str]:

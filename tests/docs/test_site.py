@@ -13,8 +13,6 @@ from edge_s2a.cli import build_parser
 from tests.conftest import PROJECT
 from tests.docs.conftest import ENVIRONMENT
 
-# What pages of docs/ may link to before it is there.
-MAY_BE_MISSING = {"deploy/flower/README.md"}
 LOADED = re.compile(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)"|<link[^>]*\srel="stylesheet"[^>]*\shref="([^"]+)"')
 
 
@@ -57,7 +55,7 @@ def test_links_that_leave_docs_lead_to_files():
             target = (page.parent / link).resolve()
             if not target.exists():
                 missing.add(target.relative_to(PROJECT).as_posix())
-    assert missing <= MAY_BE_MISSING
+    assert not missing
 
 
 def test_figures_are_part_of_the_page(site):

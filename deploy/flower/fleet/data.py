@@ -1,0 +1,26 @@
+"""A device's labelled images."""
+
+from pathlib import Path
+
+from edge_s2a.device.data import has_split, open_dataset
+from edge_s2a.errors import UserError
+
+LabelledImages = list[tuple[Path, int]]
+
+
+def training_images(data: Path, classes: list[str]) -> LabelledImages:
+    """Those of DATA/train, or of DATA where it has no such folder. A device need not have images of every class.
+    Raises UserError."""
+    return _images(data / "train" if has_split(data, "train") else data, classes)
+
+
+def validation_images(data: Path, classes: list[str]) -> LabelledImages:
+    """Those of DATA/val. Raises UserError."""
+    if not has_split(data, "val"):
+        raise UserError(f"{data} has no folder val; put images for validation there, or leave this device untested")
+    return _images(data / "val", classes)
+
+
+def _images(folder: Path, classes: list[str]) -> LabelledImages:
+    # Read as validation images are, of which a class may have none.
+    return list(open_dataset(folder, "val", classes, len(classes)).samples)

@@ -1,0 +1,49 @@
+"""An environment as a fleet's machines have it: the device side and Flower, no torch. Flower's requirements exclude
+some of the workstation's."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.wall.test_wall import make_environment
+
+FLOWER_APP = PROJECT / "deploy" / "flower"
+
+
+def without_python(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables in which an interpreter finds its own packages and no others."""
+    return {key: value for key, value in environment.items() if not key.startswith("PYTHON")}
+
+
+@pytest.fixture(scope="session")
+def fleet_python(wheel) -> Path:
+    if sys.version_info < (3, 11):
+        pytest.skip("Flower needs Python 3.11")
+    import tomllib
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    return make_environment(
+        ".venv-fleet", [*project["dependencies"], *project["optional-dependencies"]["fleet"]], wheel
+    )
+
+
+@pytest.fixture(scope="session")
+def run_script(fleet_python):
+    """Runs Python text in that environment, beside the Flower app, with arguments; returns the JSON that it prints."""
+
+    def run(text: str, *arguments):
+        command = [str(fleet_python), "-c", text, *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=FLOWER_APP, env=without_python(os.environ), timeout=300,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
