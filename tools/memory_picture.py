@@ -44,7 +44,7 @@ COLOUR_ALONE = "<style>svg { color: #222 } @media (prefers-color-scheme: dark) {
 FAINT = 'stroke="currentColor" stroke-opacity="0.15"'
 # From the bottom of the stack to its top.
 BANDS = {
-    "process before the step": "#a9adb5",
+    "process before the step": "#8a8f98",
     "weights": "#8da0cb",
     "saved tensors": "#fc8d62",
     "workspace": "#66c2a5",
