@@ -1,15 +1,37 @@
-"""What argparse leaves to wish for: one line an error, with a suggestion, and defaults where there are some."""
+"""What argparse leaves to wish for: one line an error, with a suggestion, defaults where there are some, and all
+versions."""
 
 import argparse
-import difflib
+import contextlib
 import sys
 from typing import NoReturn
+
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-training")  # any of them
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(2)
+
+
+class ShowVersions(argparse.Action):
+    """Prints the versions of this program, of the files that it reads and writes, and of the engine, without loading
+    it. What looks them up is not loaded either, unless somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        from edge_s2a.artifact.manifest import FORMAT_VERSION
+        from edge_s2a.version import __version__
+
+        parts = [f"format version {FORMAT_VERSION}"]
+        for engine in ENGINES:
+            with contextlib.suppress(PackageNotFoundError):
+                parts.append(f"{engine} {version(engine)}")
+        python = ".".join(map(str, sys.version_info[:3]))
+        print(f"edge-s2a {__version__} ({', '.join(parts)}, Python {python})")
+        parser.exit()
 
 
 class HelpWithDefaults(argparse.HelpFormatter):
@@ -36,5 +58,7 @@ def refuse_misspelt(parser: Parser, verbs: dict[str, Parser], arguments: list[st
 
 
 def did_you_mean(word: str, known) -> str:
+    import difflib
+
     close = difflib.get_close_matches(word, known, 3, 0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; there are {', '.join(sorted(known))}"

@@ -2,20 +2,16 @@
 4 self-check failed, 130 interrupted."""
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
 import sys
 from pathlib import Path
 
-from edge_s2a.arguments import HelpWithDefaults, Parser, refuse_misspelt
-from edge_s2a.artifact.manifest import FORMAT_VERSION
+from edge_s2a.arguments import HelpWithDefaults, Parser, ShowVersions, refuse_misspelt
 from edge_s2a.errors import CheckError, MemoryPressure, UserError
-from edge_s2a.version import __version__
 
 INTERRUPTED = 130
-ENGINES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-training")  # any of them
 SHELLS = ("bash", "zsh", "tcsh")
 
 
@@ -45,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
     """The parser, and those of its verbs by name."""
     parser = Parser(prog="edge-s2a", description=__doc__.split(":")[0] + ".")
-    parser.add_argument("--version", action="version", version=versions())
+    parser.add_argument(
+        "--version", action=ShowVersions, nargs=0, help="of this program, of its files, and of the engine"
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for add in (
         add_pack, add_inspect, add_plan, add_check, add_train, add_eval, add_predict, add_watch, add_report,
@@ -53,20 +51,6 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     ):  # fmt: skip
         add(verbs)
     return parser, verbs.choices
-
-
-def versions() -> str:
-    """Of this program, of the files that it reads and writes, and of the engine, without loading it."""
-    engines = [f"{name} {version}" for name in ENGINES if (version := installed_version(name))]
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"edge-s2a {__version__} (format version {FORMAT_VERSION}, {', '.join(engines)}, Python {python})"
-
-
-def installed_version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def new_verb(verbs, name: str, run, help_text: str) -> Parser:
