@@ -40,9 +40,16 @@ class HelpWithDefaults(argparse.HelpFormatter):
         return action.help if tells else f"{action.help} (default: %(default)s)"
 
 
-def refuse_misspelt(parser: Parser, verbs: dict[str, Parser], arguments: list[str]) -> None:
+def verbs_of(parser: Parser) -> dict[str, Parser]:
+    """The parsers of its verbs, by name."""
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return verbs.choices
+
+
+def refuse_misspelt(parser: Parser, arguments: list[str]) -> None:
     """Ends the program with exit code 2 for a verb or an option that does not exist, and names those that are like it.
     Before argparse does: it says first what is missing, and that is often what was misspelt."""
+    verbs = verbs_of(parser)
     verb = next((word for word in arguments if not word.startswith("-")), None)
     if verb is None:
         return

@@ -17,8 +17,8 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser, verbs = build_parser()
-    refuse_misspelt(parser, verbs, arguments)
+    parser = build_parser()
+    refuse_misspelt(parser, arguments)
     options = parser.parse_args(arguments)
     try:
         require_signature(options)
@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and those of its verbs by name."""
+def build_parser() -> Parser:
     parser = Parser(prog="edge-s2a", description=__doc__.split(":")[0] + ".")
     parser.add_argument(
         "--version", action=ShowVersions, nargs=0, help="of this program, of its files, and of the engine"
@@ -50,7 +49,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         add_export, add_import_adapter, add_quickstart, add_completion,
     ):  # fmt: skip
         add(verbs)
-    return parser, verbs.choices
+    return parser
 
 
 def new_verb(verbs, name: str, run, help_text: str) -> Parser:
@@ -692,7 +691,7 @@ def completion(options) -> int:
         import shtab
     except ImportError as error:
         raise UserError("this needs shtab; install it with: pip install 'edge-s2a[completion]'") from error
-    print(shtab.complete(build_parser()[0], options.shell))
+    print(shtab.complete(build_parser(), options.shell))
     return 0
 
 

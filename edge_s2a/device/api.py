@@ -67,7 +67,7 @@ class Trainer:
 
     With `images` a list of (pixels, name of the class):
 
-    >>> trainer = Trainer(artifact, memory_budget="2GiB", batch_size=8, lr=5e-3, threads=1)
+    >>> trainer = Trainer(artifact, batch_size=8, lr=5e-3, threads=1)
     >>> last = trainer.fit(images, steps=20)
     >>> last.step, last.images
     (20, 8)

@@ -49,10 +49,10 @@ def pack(
     """
     if str(saved_bits) == "auto" and not calibration:
         # Measured: bits allocated on synthetic images err more on photos than 4 bits for all.
-        raise UserError("saved bits auto measures on images of your kind; give a folder of them as calibration")
+        raise UserError("--saved-bits auto measures on images of your kind; give a folder of them as --calibration")
     if num_classes is None:
         if labels is None:
-            raise UserError("how many classes has your data? give their number (num-classes) or names (labels)")
+            raise UserError("how many classes has your data? give --num-classes N or --labels FILE")
         num_classes = len(labels)
     what = Options(
         model_name=model,

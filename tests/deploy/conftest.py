@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_s2a.version import __version__
 from tests.conftest import PROJECT
 
 INSTALLER = PROJECT / "deploy" / "install.sh"
@@ -44,5 +45,5 @@ def device_home(wheel, wheels, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     done = install(home, wheel, "--wheels", wheels)
     assert done.returncode == 0, done.stderr
-    assert "edge-s2a 0.1.0 installed" in done.stdout
+    assert f"edge-s2a {__version__} (" in done.stdout
     return home

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from edge_s2a.version import __version__
 from tests.deploy.conftest import INSTALLER, device_environment, install
 
 
@@ -28,7 +29,7 @@ def test_the_command_works_and_torch_is_not_there(device_home, small_artifact):
     listed = run(device_home, python, "-m", "pip", "list", "--format", "freeze").stdout
     assert "onnxruntime==" in listed
     assert "torch" not in listed
-    assert run(device_home, "edge-s2a", "--version").stdout.startswith("edge-s2a 0.1.0")
+    assert run(device_home, "edge-s2a", "--version").stdout.startswith(f"edge-s2a {__version__} ")
 
 
 def test_installing_again_replaces_what_was_there(device_home, wheel, wheels):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from edge_s2a.arguments import verbs_of
 from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.cli import build_parser
 from edge_s2a.version import __version__
@@ -45,7 +46,7 @@ def test_options_may_be_shortened(small_artifact):
 
 
 def test_every_option_has_help_and_no_default_is_none():
-    _, verbs = build_parser()
+    verbs = verbs_of(build_parser())
     for name, parser in verbs.items():
         text = parser.format_help()
         assert "None" not in text, name

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
-from tests.wall.test_wall import make_environment
+from tests.conftest import PROJECT, make_environment
 
 FLOWER_APP = PROJECT / "deploy" / "flower"
 

@@ -5,6 +5,7 @@ The page that holds `<!-- commands -->` gets a section for each verb there.
 
 import argparse
 
+from edge_s2a.arguments import verbs_of
 from edge_s2a.cli import build_parser
 
 PLACE = "<!-- commands -->"
@@ -16,7 +17,7 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 def reference() -> str:
     """Markdown: one section a verb, with a table of its arguments."""
-    _, verbs = build_parser()
+    verbs = verbs_of(build_parser())
     return "\n\n".join(section(name, verb) for name, verb in verbs.items())
 
 
