@@ -312,14 +312,9 @@ def add_engine(parser) -> None:
 
 
 def start_engine(options) -> int:
-    """The number of the engine's threads, which all graphs of this process share from now on."""
-    from edge_s2a.device.runtime import default_threads
-    from edge_s2a.device.session import share_threads, use_provider
+    from edge_s2a.device import runtime
 
-    use_provider(options.provider)
-    threads = options.threads or default_threads()
-    share_threads(threads)
-    return threads
+    return runtime.start_engine(options.provider, options.threads)
 
 
 def add_plan(verbs) -> None:
@@ -329,9 +324,9 @@ def add_plan(verbs) -> None:
 
 
 def plan(options) -> int:
+    from edge_s2a.device.api import plan_memory  # with all that training imports: it measures that too
     from edge_s2a.device.available import parse_budget
     from edge_s2a.device.memory import format_size
-    from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
 
     memory = plan_memory(
         options.artifact, parse_budget(options.memory_budget), options.batch_size, start_engine(options),
@@ -445,37 +440,36 @@ def add_train(verbs) -> None:
 
 
 def train(options) -> int:
-    from edge_s2a.device import trainer
-    from edge_s2a.device.available import parse_budget
+    from edge_s2a.device import api
     from edge_s2a.device.checkpoint import has_checkpoint
-    from edge_s2a.device.memory import format_size, parse_size
+    from edge_s2a.device.memory import format_size
 
-    settings = trainer.TrainSettings(
-        artifact=options.artifact,
-        data=options.data,
-        output=options.output,
-        memory_budget_bytes=parse_budget(options.memory_budget),
-        threads=start_engine(options),
-        val_data=options.val_data,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        optimizer=options.optimizer,
-        warmup_epochs=options.warmup_epochs,
-        label_smoothing=options.label_smoothing,
-        augment=options.augment,
-        feature_cache_bytes=None if options.feature_cache is None else parse_size(options.feature_cache),
-        seed=options.seed,
-        clip_norm=options.clip_norm or math.inf,
-        resume=options.resume or (options.resume_or_start and has_checkpoint(options.output / "checkpoint")),
-        checkpoint_minutes=options.checkpoint_minutes,
-        max_temperature_c=options.max_temperature,
-        watchdog_minutes=options.watchdog_minutes,
-        quiet=options.quiet,
-    )
     try:
-        summary = trainer.train(settings)
+        summary = api.train(
+            options.artifact,
+            options.data,
+            options.output,
+            memory_budget=options.memory_budget,
+            val_data=options.val_data,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            lr=options.lr,
+            optimizer=options.optimizer,
+            weight_decay=options.weight_decay,
+            warmup_epochs=options.warmup_epochs,
+            label_smoothing=options.label_smoothing,
+            clip_norm=options.clip_norm or math.inf,
+            augment=options.augment,
+            feature_cache=options.feature_cache,
+            seed=options.seed,
+            resume=options.resume or (options.resume_or_start and has_checkpoint(options.output / "checkpoint")),
+            checkpoint_minutes=options.checkpoint_minutes,
+            max_temperature=options.max_temperature,
+            watchdog_minutes=options.watchdog_minutes,
+            quiet=options.quiet,
+            threads=options.threads,
+            provider=options.provider,
+        )
     except MemoryPressure as pressure:
         print(f"edge-s2a train: {pressure}", file=sys.stderr, flush=True)
         # A fresh process gives back all that this one has; of an option given twice the last counts.

@@ -92,7 +92,7 @@ def write_initial_adapter(path: Path, output: Path) -> None:
     """The adapter that the artifact starts from, as a file that `eval` takes."""
     artifact = Artifact(path)
     initial, _ = decode(artifact.read(ADAPTER), str(path))
-    save_adapter(output, initial, artifact.manifest, [str(label) for label in range(CLASSES)])
+    save_adapter(output, initial, artifact.manifest, artifact.manifest.class_names())
 
 
 @torch.inference_mode()

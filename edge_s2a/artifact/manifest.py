@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
@@ -60,6 +61,13 @@ class Manifest:
     @property
     def trainable_parameters(self) -> int:
         return sum(math.prod(shape) for shape in self.adapter_shapes.values())
+
+    def class_names(self, names: Sequence[str] | None = None) -> list[str]:
+        """`names`, which must be as many as there are classes; without any the artifact's own, or else numbers."""
+        names = list(names or self.labels or map(str, range(self.num_classes)))
+        if len(names) != self.num_classes:
+            raise UserError(f"{len(names)} classes are named, the artifact has {self.num_classes}")
+        return names
 
     @property
     def model_digest(self) -> str:

@@ -13,20 +13,22 @@ from PIL import Image
 
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device import trainer
-from edge_s2a.device.accumulate import accumulate, smoothed_target
+from edge_s2a.device.accumulate import accumulate
 from edge_s2a.device.available import parse_budget
 from edge_s2a.device.batches import logits_of
 from edge_s2a.device.data import UnusableImage, as_rgb, read_image, resize_and_crop
-from edge_s2a.device.evaluate import log_softmax
+from edge_s2a.device.evaluate import log_softmax, score
 from edge_s2a.device.guard import clip
-from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
-from edge_s2a.device.lowrank import start_at_gradient
+from edge_s2a.device.head import images_for_means, relative_rates
 from edge_s2a.device.memory import parse_size
 from edge_s2a.device.optimizer import OPTIMIZERS, forget
-from edge_s2a.device.runtime import default_threads, load
+from edge_s2a.device.runtime import load, plan_memory, start_engine
 from edge_s2a.device.schedule import learning_rate
-from edge_s2a.device.session import Inputs, share_threads, use_provider
+from edge_s2a.device.session import Inputs
+from edge_s2a.device.start import start_adapter
 from edge_s2a.errors import UserError
+
+__all__ = ["Evaluation", "Prediction", "Trainer", "TrainingStep", "plan_memory", "train"]
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 """A file, a Pillow image, or pixels uint8 (height, width, 3) in RGB."""
@@ -108,19 +110,15 @@ class Trainer:
             raise UserError(f"optimizer {optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
         if batch_size < 1 or not lr > 0:
             raise UserError(f"batch_size {batch_size} and lr {lr} must be positive")
-        use_provider(provider)
-        threads = threads or default_threads()
-        share_threads(threads)
+        threads = start_engine(provider, threads)
         budget_bytes = parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget
         self._runtime = load(Path(artifact), budget_bytes, batch_size, threads, optimizer)
         self._engine, self._collator = self._runtime.engine, self._runtime.collator
         self._manifest = manifest = self._runtime.artifact.manifest
         self.plan = self._runtime.plan
         """What the budget allows: `micro_batch_size`, `predicted_peak_bytes`, `parts` and more."""
-        self.classes = list(classes or manifest.labels or map(str, range(manifest.num_classes)))
+        self.classes = manifest.class_names(classes)
         """Names of the classes, in order of their numbers."""
-        if len(self.classes) != manifest.num_classes:
-            raise UserError(f"{len(self.classes)} classes are named, the artifact has {manifest.num_classes}")
         self.skipped: list[str] = []
         """Images that could not be read, with the reason."""
         self.steps = 0
@@ -190,21 +188,13 @@ class Trainer:
         """Sets the head to the class means of the features of at most 32 images a class, and low-rank maps to the
         directions of their gradient: where few images lead far (device/head.py, device/lowrank.py)."""
         self._is_fresh = False
-        if not self._manifest.head:
-            return
         labels = np.array([self._label(label) for _, label in images])
         chosen = [images[index] for index in images_for_means(labels, 0)]
 
         def batches() -> Iterator[tuple[Inputs, np.ndarray]]:
             return self._batches(iter(chosen))
 
-        def with_targets() -> Iterator[tuple[Inputs, np.ndarray]]:
-            classes, smoothing, batch_size = self._engine.classes, self._smoothing, self._batch_size
-            return ((inputs, smoothed_target(labels, classes, smoothing, batch_size)) for inputs, labels in batches())
-
-        start_at_class_means(self._engine, self._manifest.head, batches, self._gradients)
-        if self._manifest.low_rank_maps:
-            start_at_gradient(self._engine, self._manifest.low_rank_maps, with_targets, self._gradients)
+        start_adapter(self._engine, self._manifest, batches, self._gradients, self._smoothing, self._batch_size)
 
     def _step(self, images: Iterator[tuple[int, np.ndarray]], lr: float) -> TrainingStep | None:
         start_s = time.monotonic()
@@ -236,10 +226,8 @@ class Trainer:
         """Raises UserError if no image can be read."""
         correct, loss, count = 0, 0.0, 0
         for inputs, labels in self._batches(iter(images)):
-            logits = logits_of(self._engine, inputs)
-            correct += int((logits.argmax(-1) == labels).sum())
-            loss -= float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
-            count += len(labels)
+            right, loss_sum = score(logits_of(self._engine, inputs), labels)
+            correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
         if not count:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         return Evaluation(correct / count, loss / count, count)
@@ -337,6 +325,9 @@ def train(
     seed: int = 0,
     resume: bool = False,
     checkpoint_minutes: float = 10.0,
+    max_temperature: float = 80.0,
+    watchdog_minutes: float = 60.0,
+    quiet: bool = False,
     threads: int | None = None,
     provider: str = "cpu",
     on_step: Callable[[dict], None] | None = None,
@@ -348,15 +339,12 @@ def train(
     metrics.jsonl says of it. Raises UserError, BudgetError, and MemoryPressure where the machine no longer has the
     memory that was planned: then call again in a fresh process with resume=True and the budget that it names.
     """
-    use_provider(provider)
-    threads = threads or default_threads()
-    share_threads(threads)
     settings = trainer.TrainSettings(
         artifact=Path(artifact),
         data=Path(data),
         output=Path(output),
         memory_budget_bytes=parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget,
-        threads=threads,
+        threads=start_engine(provider, threads),
         val_data=None if val_data is None else Path(val_data),
         epochs=epochs,
         batch_size=batch_size,
@@ -371,5 +359,8 @@ def train(
         clip_norm=clip_norm,
         resume=resume,
         checkpoint_minutes=checkpoint_minutes,
+        max_temperature_c=max_temperature,
+        watchdog_minutes=watchdog_minutes,
+        quiet=quiet,
     )
     return trainer.train(settings, on_step)

@@ -32,6 +32,13 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def score(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
+    """(images whose likeliest class is right, sum of their cross-entropies without label smoothing) of logits float32
+    (images, classes) and labels int (images,)."""
+    right = int((logits.argmax(-1) == labels).sum())
+    return right, -float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
+
+
 def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict:
     """{"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and
     mean cross-entropy without label smoothing. Both are None where no image could be read, the loss also where it is
@@ -39,9 +46,8 @@ def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = 
     correct, count, loss = 0, 0, 0.0
     for indices, logits in all_logits(runtime, dataset):
         labels = np.array([dataset.samples[index].label for index in indices])
-        correct += int((logits.argmax(-1) == labels).sum())
-        loss -= float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
-        count += len(labels)
+        right, loss_sum = score(logits, labels)
+        correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
         if predictions is not None:
             predictions.writelines(prediction_lines(dataset, indices, logits))
     return {

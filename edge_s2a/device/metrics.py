@@ -9,6 +9,7 @@ from pathlib import Path
 from edge_s2a.artifact.files import atomic_writer, writing
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.device.memory import MIB
+from edge_s2a.device.run_files import format_time
 
 BAR_WIDTH = 20
 REDRAW_S = 0.2
@@ -79,9 +80,3 @@ class Progress:
             return
         sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
         sys.stderr.flush()
-
-
-def format_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

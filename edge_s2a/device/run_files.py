@@ -135,3 +135,9 @@ def _describe_rest(event: dict) -> str:
     why = [] if temperature is None else [f"{temperature:.1f} °C"]
     why += ["power is short"] if event.get("is_power_short") else []
     return f"rested {number(event.get('seconds')) or 0:.1f} s{times}" + (f": {', '.join(why)}" if why else "")
+
+
+def format_time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -10,6 +10,7 @@ from edge_s2a.device.run_files import (
     RUN,
     SUMMARY,
     GrowingLines,
+    format_time,
     is_epoch,
     is_event,
     is_step,
@@ -144,9 +145,3 @@ def seconds_since_1970(text: object) -> float | None:
 def mean(values: array) -> float:
     """0 of none."""
     return sum(values) / len(values) if values else 0.0
-
-
-def format_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -11,7 +11,7 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
 from edge_s2a.device.collate import Collator
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
-from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.device.session import Engine, limit_arena, share_threads, use_provider
 from edge_s2a.plan.lifetimes import with_threads
 from edge_s2a.plan.verify import verified_plans
 
@@ -28,6 +28,15 @@ class Runtime:
 
 def default_threads() -> int:
     return psutil.cpu_count(logical=False) or 1
+
+
+def start_engine(provider: str, threads: int | None) -> int:
+    """The number of the engine's threads, by default the physical cores, which all graphs of this process share from
+    now on; they run on `provider`. Raises UserError if this engine has none of that kind."""
+    use_provider(provider)
+    threads = threads or default_threads()
+    share_threads(threads)
+    return threads
 
 
 def plan_memory(

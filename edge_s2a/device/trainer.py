@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, save_adapter
 from edge_s2a.artifact.files import atomic_writer, locked, make_folder, write_bytes, writing
-from edge_s2a.device.accumulate import BatchResult, accumulate, smoothed_target
+from edge_s2a.device.accumulate import BatchResult, accumulate
 from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.batches import read_batches
 from edge_s2a.device.budget import queue_capacity, smaller_budget
@@ -26,20 +26,18 @@ from edge_s2a.device.data import Dataset, has_split, open_dataset
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.feature_cache import FeatureCache
 from edge_s2a.device.guard import LEAST_RATE_SHARE, REPEATS, clip, has_diverged, watchdog
-from edge_s2a.device.head import images_for_means, relative_rates, start_at_class_means
+from edge_s2a.device.head import images_for_means, relative_rates
 from edge_s2a.device.loader import stream
-from edge_s2a.device.lowrank import start_at_gradient
 from edge_s2a.device.memory import format_size, peak_resident_bytes, resident_bytes
 from edge_s2a.device.metrics import MetricsFile, Progress
 from edge_s2a.device.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.run_facts import run_facts
-from edge_s2a.device.runtime import Runtime, load, plan_memory
+from edge_s2a.device.runtime import Runtime, load
 from edge_s2a.device.schedule import learning_rate
 from edge_s2a.device.session import Inputs
+from edge_s2a.device.start import start_adapter
 from edge_s2a.device.thermal import Condition, read_condition, rest_s
 from edge_s2a.errors import MemoryPressure, UserError
-
-__all__ = ["TrainSettings", "plan_memory", "train"]
 
 DEFAULT_CACHE_BYTES = 512 << 20
 
@@ -189,27 +187,19 @@ class Run:
         self._remember_best()
 
     def start_adapter(self) -> None:
-        """Sets the head of a new run to the class means of the training images, and then its low-rank maps to the
-        directions of their gradient."""
-        if not self.manifest.head:
-            return  # through a head drawn at random the gradient says nothing
+        """From some of the training images, where the head may start so."""
         labels = np.array([sample.label for sample in self.data.samples])
         chosen = images_for_means(labels, self.settings.seed)
 
         def batches() -> Iterator[tuple[Inputs, np.ndarray]]:
             return ((inputs, labels[indices]) for indices, inputs in read_batches(self.data, chosen, self.collator))
 
-        def with_targets() -> Iterator[tuple[Inputs, np.ndarray]]:
-            smoothing, batch_size = self.settings.label_smoothing, self.settings.batch_size
-            return (
-                (inputs, smoothed_target(labels, self.manifest.num_classes, smoothing, batch_size))
-                for inputs, labels in batches()
-            )
-
-        count = start_at_class_means(self.engine, self.manifest.head, batches, self.gradients)
+        smoothing, batch_size = self.settings.label_smoothing, self.settings.batch_size
+        count = start_adapter(self.engine, self.manifest, batches, self.gradients, smoothing, batch_size)
+        if count is None:
+            return
         self.progress.message(f"head set to the class means of {count} images")
         if self.manifest.low_rank_maps:
-            start_at_gradient(self.engine, self.manifest.low_rank_maps, with_targets, self.gradients)
             self.progress.message(
                 f"{len(self.manifest.low_rank_maps)} low-rank maps set to their gradient's directions"
             )

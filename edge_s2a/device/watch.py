@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_s2a.device.run_files import MIB, describe_event, number, section
-from edge_s2a.device.run_view import RECENT_STEPS, View, format_time, mean, open_view, refreshed
+from edge_s2a.device.run_files import MIB, describe_event, format_time, number, section
+from edge_s2a.device.run_view import RECENT_STEPS, View, mean, open_view, refreshed
 from edge_s2a.errors import UserError
 
 REDRAW_S = 1.0

@@ -6,8 +6,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge_s2a.device.run_files import MIB, describe_event, number, section
-from edge_s2a.device.run_view import format_time
+from edge_s2a.device.run_files import MIB, describe_event, format_time, number, section
 from edge_s2a.report.confusion import Confusion
 from edge_s2a.report.figures import Picture
 from edge_s2a.report.record import Record

@@ -12,7 +12,7 @@ from edge_s2a.errors import UserError
 from tests.conftest import PROJECT, pack
 
 sys.path.insert(0, str(PROJECT / "deploy" / "flower"))
-from fleet.adapters import artifact_digest, class_names, flatten, merge_starts, unflatten
+from fleet.adapters import artifact_digest, flatten, merge_starts, unflatten
 from fleet.data import training_images, validation_images
 
 
@@ -61,7 +61,7 @@ def test_a_class_starts_where_the_devices_that_have_it_say():
 
 
 def test_a_device_may_lack_classes(artifact, image_folder, tmp_path):
-    classes = class_names(artifact.manifest)
+    classes = artifact.manifest.class_names()
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "red").symlink_to(image_folder / split / "red")

@@ -18,11 +18,6 @@ def artifact_digest(manifest: Manifest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def class_names(manifest: Manifest) -> list[str]:
-    """The same on every device, whichever classes it has images of."""
-    return manifest.labels or [str(number) for number in range(manifest.num_classes)]
-
-
 def flatten(adapter: Adapter) -> np.ndarray:
     """float32 (parameters,): the adapter's values in the order of their names. Of a record's arrays each would travel
     in requests of its own."""

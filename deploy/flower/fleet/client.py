@@ -23,7 +23,7 @@ from edge_s2a.device.available import parse_budget
 from edge_s2a.device.head import IMAGES_PER_CLASS
 from edge_s2a.device.memory import MIB, peak_resident_bytes
 from edge_s2a.errors import BudgetError, UserError
-from fleet.adapters import artifact_digest, class_names, flatten, unflatten
+from fleet.adapters import artifact_digest, flatten, unflatten
 from fleet.data import training_images, validation_images
 
 # Times the adapter is in memory when a reply leaves: gathered, serialised, as an object of Flower's, as a request;
@@ -58,7 +58,7 @@ def reply(message: Message, context: Context, work: Callable[[RecordDict, Contex
 def start_locally(content: RecordDict, context: Context) -> RecordDict:
     """The adapter with the head that this device would start from, and its number of images of each class."""
     manifest = own_manifest(content, context)
-    images = training_images(data_folder(context), class_names(manifest))
+    images = training_images(data_folder(context), manifest.class_names())
     trainer = make_trainer(content, context, manifest)
     trainer.start(images)
     counts = np.bincount([label for _, label in images], minlength=manifest.num_classes)
@@ -71,7 +71,7 @@ def start_locally(content: RecordDict, context: Context) -> RecordDict:
 def train_locally(content: RecordDict, context: Context) -> RecordDict:
     """The adapter after `local-steps`, with the mean loss over these."""
     manifest = own_manifest(content, context)
-    images = training_images(data_folder(context), class_names(manifest))
+    images = training_images(data_folder(context), manifest.class_names())
     trainer = make_trainer(content, context, manifest)
     losses = []
     start_s = time.monotonic()
@@ -89,7 +89,7 @@ def train_locally(content: RecordDict, context: Context) -> RecordDict:
 def evaluate_locally(content: RecordDict, context: Context) -> RecordDict:
     """Accuracy and loss of the adapter."""
     manifest = own_manifest(content, context)
-    images = validation_images(data_folder(context), class_names(manifest))
+    images = validation_images(data_folder(context), manifest.class_names())
     trainer = make_trainer(content, context, manifest)
     result = trainer.evaluate(images)
     metrics = {"num-examples": result.images, "accuracy": result.accuracy, "loss": result.loss}

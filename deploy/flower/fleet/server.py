@@ -16,7 +16,7 @@ from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.errors import UserError
-from fleet.adapters import Adapter, artifact_digest, class_names, flatten, merge_starts, unflatten
+from fleet.adapters import Adapter, artifact_digest, flatten, merge_starts, unflatten
 
 METRICS = "metrics.jsonl"
 
@@ -77,7 +77,7 @@ class AdapterAveraging(FedAvg):
             arrays = arrays_of(self._merged(replies))
             self._is_started = True
         adapter = adapter_of(arrays, self._manifest)
-        save_adapter(self._output / "adapter.safetensors", adapter, self._manifest, class_names(self._manifest))
+        save_adapter(self._output / "adapter.safetensors", adapter, self._manifest, self._manifest.class_names())
         return arrays, metrics
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

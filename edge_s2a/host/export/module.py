@@ -58,10 +58,7 @@ def write_adapter(
         if name in state
     }
     check_shapes(values, manifest, where)
-    classes = classes or manifest.labels or [str(number) for number in range(manifest.num_classes)]
-    if len(classes) != manifest.num_classes:
-        raise UserError(f"{len(classes)} classes are named, the artifact has {manifest.num_classes}")
-    save_adapter(path, values, manifest, classes)
+    save_adapter(path, values, manifest, manifest.class_names(classes))
 
 
 def adapted_module(artifact: Artifact, values: dict[str, np.ndarray]) -> nn.Module:
