@@ -144,7 +144,8 @@ class Trainer:
         on_step: Callable[[TrainingStep], None] | None = None,
     ) -> TrainingStep | None:
         """At most `steps` optimizer steps, the learning rate falling over them from its peak as half a cosine, after a
-        linear warm-up. Returns the last step.
+        linear warm-up. Returns the last step, None where no image could be read. Raises UserError where a sequence is
+        empty.
 
         A sequence is read again and again, each time in another order; before the first step of a new adapter, `start`
         gets it. Any other iterable is read once, in its order, and may end early. on_step: called after each step;
@@ -152,6 +153,7 @@ class Trainer:
         """
         self._is_stopped = False
         if isinstance(images, Sequence):
+            _require(images)
             if self._is_fresh:
                 self.start(images)
             images = self._again_and_again(images)
@@ -186,15 +188,17 @@ class Trainer:
 
     def start(self, images: Sequence[tuple[ImageLike, Label]]) -> None:
         """Sets the head to the class means of the features of at most 32 images a class, and low-rank maps to the
-        directions of their gradient: where few images lead far (device/head.py, device/lowrank.py)."""
-        self._is_fresh = False
+        directions of their gradient: where few images lead far (device/head.py, device/lowrank.py). Raises UserError
+        where there are none."""
+        _require(images)
         labels = np.array([self._label(label) for _, label in images])
         chosen = [images[index] for index in images_for_means(labels, 0)]
 
         def batches() -> Iterator[tuple[Inputs, np.ndarray]]:
             return self._batches(iter(chosen))
 
-        start_adapter(self._engine, self._manifest, batches, self._gradients, self._smoothing, self._batch_size)
+        count = start_adapter(self._engine, self._manifest, batches, self._gradients, self._smoothing, self._batch_size)
+        self._is_fresh = count == 0
 
     def _step(self, images: Iterator[tuple[int, np.ndarray]], lr: float) -> TrainingStep | None:
         start_s = time.monotonic()
@@ -303,6 +307,11 @@ class Trainer:
             for _, pixels in part:
                 self._collator.add(pixels)
             yield self._collator.inputs(), np.array([label for label, _ in part])
+
+
+def _require(images: Sequence[tuple[ImageLike, Label]]) -> None:
+    if not len(images):
+        raise UserError("there are no images to train on; give at least one")
 
 
 def train(

@@ -48,12 +48,15 @@ def start_at_class_means(
     """Sets weight and bias of `heads`; returns the number of images read. Overwrites the heads' `gradients`.
 
     heads: layers whose mean is the logits. batches: iterates over (inputs of the engine, labels int (batch,)), each
-    time the same. A class without images gets zeros; without two classes that differ the whole head does.
+    time the same. A class without images gets zeros; without two classes that differ the whole head does. Without
+    any image the head stays as it is.
     """
     weights, biases = ([f"{head}.{part}" for head in heads] for part in ("weight", "bias"))
     counts = np.zeros(engine.classes, np.int64)
     for _, labels in batches():
         counts += np.bincount(labels, minlength=engine.classes)
+    if not counts.any():
+        return 0
     present = counts > 0
     per_image = 1 / np.maximum(counts, 1)
 

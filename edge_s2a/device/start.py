@@ -30,6 +30,6 @@ def start_adapter(
         return ((inputs, smoothed_target(labels, classes, label_smoothing, batch_size)) for inputs, labels in batches())
 
     count = start_at_class_means(engine, manifest.head, batches, gradients)
-    if manifest.low_rank_maps:
+    if count and manifest.low_rank_maps:
         start_at_gradient(engine, manifest.low_rank_maps, with_targets, gradients)
     return count

@@ -148,6 +148,19 @@ def test_what_is_wrong_is_said(trainer, pairs, message):
         trainer.step(pairs)
 
 
+def test_no_images_are_said_and_none_that_can_be_read_are_no_step(trainer, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"no image")
+    for call in (lambda: trainer.fit([], steps=2), lambda: trainer.start([])):
+        with pytest.raises(UserError, match="no images"):
+            call()
+    before = trainer.adapter
+    assert trainer.fit(iter([]), steps=2) is None
+    assert trainer.fit([(tmp_path / "torn.png", 0)], steps=2) is None
+    assert trainer.steps == 0
+    for name, tensor in trainer.adapter.items():
+        np.testing.assert_array_equal(tensor, before[name], name)
+
+
 def test_a_budget_too_small_says_what_would_do(small_artifact):
     with pytest.raises(BudgetError) as raised:
         edge_s2a.Trainer(small_artifact, memory_budget=1 << 20)

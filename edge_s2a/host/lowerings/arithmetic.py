@@ -17,7 +17,9 @@ aten = torch.ops.aten
 def elementwise(op: str) -> Callable:
     def function(low, node: fx.Node, *operands, **_) -> str:
         dtype = operand_dtype(low, operands)
-        names = [cast(low, x, dtype) if isinstance(x, str) else low.constant(x, dtype) for x in operands]
+        tensors = [cast(low, x, dtype) if isinstance(x, str) else None for x in operands]
+        largest = max(filter(None, tensors), key=lambda name: len(low.types[name].shape))
+        names = [name or low.scalar(x, beside=largest) for name, x in zip(tensors, operands, strict=True)]
         return low.emit(op, names, result_type(node))
 
     return function

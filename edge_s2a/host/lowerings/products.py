@@ -76,8 +76,8 @@ def _product_of_rows(low, x: str, right: str, right_scale: str, result: TensorTy
     negated = low.emit("Neg", [lowest], column)
     # Of three operands the engine's Max makes one more buffer.
     magnitude = low.emit("Max", [highest, negated], column)
-    magnitude = low.emit("Max", [magnitude, low.constant(SMALLEST_ROW, np.float32)], column)
-    scale = low.emit("Mul", [magnitude, low.constant(1 / LARGEST_CODE, np.float32)], column)
+    magnitude = low.emit("Max", [magnitude, low.scalar(SMALLEST_ROW, beside=magnitude)], column)
+    scale = low.emit("Mul", [magnitude, low.scalar(1 / LARGEST_CODE, beside=magnitude)], column)
     # A zero point for each row, too. Expand would need a Shape, which the engine runs before all other nodes.
     scales = low.reshape(scale, vector.shape)
     zeros = low.emit("Mul", [scales, low.constant(0, np.float32)], vector)
