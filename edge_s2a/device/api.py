@@ -263,7 +263,7 @@ class Trainer:
     # -- images ----------------------------------------------------------------------------------------
 
     def _again_and_again(self, images: Sequence[tuple[ImageLike, Label]]) -> Iterator[tuple[ImageLike, Label]]:
-        while len(images):
+        while True:
             unreadable = len(self.skipped)
             yield from (images[index] for index in self._rng.permutation(len(images)))
             if len(self.skipped) - unreadable == len(images):

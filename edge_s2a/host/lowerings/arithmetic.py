@@ -17,9 +17,8 @@ aten = torch.ops.aten
 def elementwise(op: str) -> Callable:
     def function(low, node: fx.Node, *operands, **_) -> str:
         dtype = operand_dtype(low, operands)
-        tensors = [cast(low, x, dtype) if isinstance(x, str) else None for x in operands]
-        largest = max(filter(None, tensors), key=lambda name: len(low.types[name].shape))
-        names = [name or low.scalar(x, beside=largest) for name, x in zip(tensors, operands, strict=True)]
+        tensor = next(x for x in operands if isinstance(x, str))
+        names = [cast(low, x, dtype) if isinstance(x, str) else low.scalar(x, beside=tensor) for x in operands]
         return low.emit(op, names, result_type(node))
 
     return function
@@ -82,7 +81,7 @@ def _addcmul(low, node, a, b, c, value=1):
     result = result_type(node)
     product = low.emit("Mul", [b, c], result)
     if value != 1:
-        product = low.emit("Mul", [product, low.constant(value, result.dtype)], result)
+        product = low.emit("Mul", [product, low.scalar(value, beside=product)], result)
     return low.emit("Add", [a, product], result)
 
 
@@ -209,7 +208,7 @@ def _var(low, node, x, axes=None, correction=1, keepdim=False):
     mean = low.emit("ReduceMean", [x, low.constant(axes, np.int64)], once, keepdims=1)
     centred = low.emit("Sub", [x, mean], low.types[x])
     total = reduction("ReduceSumSquare")(low, node, centred, axes, keepdim)
-    return low.emit("Mul", [total, low.constant(1 / (count - correction), dtype)], result_type(node))
+    return low.emit("Mul", [total, low.scalar(1 / (count - correction), beside=total)], result_type(node))
 
 
 @lowers(aten._softmax.default)
