@@ -11,7 +11,7 @@ from edge_s2a.device.available import attainable_bytes
 from edge_s2a.device.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
 from edge_s2a.device.collate import Collator
 from edge_s2a.device.memory import make_allocator_predictable, resident_bytes
-from edge_s2a.device.session import Engine, limit_arena, share_threads, use_provider
+from edge_s2a.device.session import Engine, share_threads, use_provider
 from edge_s2a.plan.lifetimes import with_threads
 from edge_s2a.plan.verify import verified_plans
 
@@ -76,9 +76,14 @@ def load(path: Path, budget_bytes: int, batch_size: int, threads: int, optimizer
     if smaller_bytes is not None:
         plan = plan_memory(path, smaller_bytes, batch_size, threads, optimizer)
         plan.require()
-    limit_arena(plan.arena_bytes)
     artifact = Artifact(path)
-    engine = Engine(artifact, threads, training=optimizer is not None, stream_weights=plan.streams_weights)
+    engine = Engine(
+        artifact,
+        threads,
+        training=optimizer is not None,
+        stream_weights=plan.streams_weights,
+        arena_bytes=plan.arena_bytes,
+    )
     height, width = artifact.manifest.preprocessing.image_size
     batch = np.zeros((plan.micro_batch_size, 3, height, width), np.float32)
     return Runtime(

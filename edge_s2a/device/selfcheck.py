@@ -10,7 +10,7 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data import normalize
 from edge_s2a.device.memory import format_size, make_allocator_predictable
 from edge_s2a.device.optimizer import AdamW
-from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.device.session import Engine
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 from edge_s2a.plan.arena import roomy_region
 from edge_s2a.plan.lifetimes import with_threads
@@ -50,8 +50,7 @@ def check(path: Path, threads: int) -> dict:
     images = golden[IMAGE]
     # Not much more than the plan promises: a run that needs more fails here, on the golden batch.
     planned_bytes = roomy_region(plans, len(images))
-    limit_arena(planned_bytes)
-    engine = Engine(artifact, threads)
+    engine = Engine(artifact, threads, arena_bytes=planned_bytes)
 
     batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
     for pixels, row in zip(images, batch, strict=True):

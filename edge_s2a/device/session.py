@@ -40,10 +40,10 @@ class StepResult(NamedTuple):
     gradients: dict[str, np.ndarray]  # by adapter tensor, valid until the next run
 
 
-def limit_arena(arena_bytes: int) -> None:
-    """Makes every session created afterwards take its buffers from one region of `arena_bytes`.
+def _reserve_arena(arena_bytes: int) -> None:
+    """Replaces the arena that the sessions of an Engine with `arena_bytes` share; older sessions keep theirs.
 
-    The region is reserved at once and becomes resident as it is touched. An allocation beyond it fails.
+    One region, reserved at once, becomes resident as it is touched. An allocation beyond it fails.
     """
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -101,9 +101,17 @@ class Step(NamedTuple):
 class Engine:
     """The programs of an artifact, with the adapter's tensors as their live inputs."""
 
-    def __init__(self, artifact: Artifact, threads: int, training: bool = True, stream_weights: bool = False):
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int,
+        training: bool = True,
+        stream_weights: bool = False,
+        arena_bytes: int | None = None,
+    ):
         """training=False leaves the training program out. stream_weights=True keeps only those frozen weights in memory
-        that one call reads. Raises UserError if the engine refuses a graph."""
+        that one call reads. arena_bytes bounds all buffers together; None leaves each graph an unbounded arena of its
+        own. Raises UserError if the engine refuses a graph."""
         self.adapter_shapes = artifact.manifest.adapter_shapes
         self.classes = artifact.manifest.num_classes
         self.feature_shapes = artifact.manifest.features
@@ -133,7 +141,10 @@ class Engine:
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
         used = sorted({call.graph for call in calls})
-        sessions = {number: _session(artifact, graph_member(number), threads) for number in used}
+        if arena_bytes is not None:
+            _reserve_arena(arena_bytes)
+        bounded = arena_bytes is not None
+        sessions = {number: _session(artifact, graph_member(number), threads, bounded) for number in used}
         always = {*self._inputs, *weights}
         self._programs = {name: self._steps(programs[name], always, sessions) for name in names}
 
@@ -247,7 +258,8 @@ def _run_step(step: Step, values: dict, results: dict) -> dict:
     return {name: _owned(outputs[index]) for index, (_, name) in enumerate(step.outputs)}
 
 
-def _session(artifact: Artifact, member: str, threads: int):
+def _session(artifact: Artifact, member: str, threads: int, bounded: bool):
+    """bounded: takes its buffers from the reserved arena."""
     options = onnxruntime.SessionOptions()
     # With these two, nodes run in the order of the file, which the host chose for memory.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -256,7 +268,7 @@ def _session(artifact: Artifact, member: str, threads: int):
     options.enable_mem_reuse = False
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_env_allocators", "1" if bounded else "0")
     if _shared_threads:
         options.use_per_session_threads = False
     else:

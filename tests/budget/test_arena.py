@@ -3,11 +3,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.artifact.archive import PLAN, Artifact
+from edge_s2a.device.session import Engine
+from edge_s2a.errors import ArenaExhausted
 from edge_s2a.plan.arena import (
     arena_peak,
     largest_batch,
@@ -27,13 +30,12 @@ import sys
 from pathlib import Path
 import numpy as np
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine, limit_arena
+from edge_s2a.device.session import Engine
 from edge_s2a.errors import ArenaExhausted
 path, batch, region = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-limit_arena(region)
 artifact = Artifact(path)
 height, width = artifact.manifest.preprocessing.image_size
-engine = Engine(artifact, threads=int(sys.argv[4]))
+engine = Engine(artifact, threads=int(sys.argv[4]), arena_bytes=region)
 image = np.zeros((batch, 3, height, width), np.float32)
 try:
     for _ in range(2):
@@ -61,8 +63,7 @@ plans = from_json(artifact.read(PLAN), "plan")
 calls = program_from_json(artifact.read(PROGRAM), artifact.graph_count, "program")["training"]
 graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
 region = roomy_region(plans, batch)
-session.limit_arena(region)
-engine = session.Engine(artifact, threads=1)
+engine = session.Engine(artifact, threads=1, arena_bytes=region)
 real, run_step = [], session._run_step
 def observed(step, values, results):
     outputs = run_step(step, values, results)
@@ -105,6 +106,22 @@ def test_the_engine_needs_what_is_planned(deit_artifact, batch):
     assert smallest_region(plans, batch) <= 1.05 * arena_peak(plans, batch).arena_bytes
     too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
     assert run_in_region(deit_artifact, batch, too_little).startswith("exhausted")
+
+
+def test_a_limit_binds_its_own_engine_alone(deit_artifact):
+    """Whatever engines one process makes, and in which order."""
+    artifact = Artifact(deit_artifact)
+    plans = from_json(artifact.read(PLAN), "plan")
+    image = np.zeros((1, 3, *artifact.manifest.preprocessing.image_size), np.float32)
+    target = np.zeros((1, artifact.manifest.num_classes), np.float32)
+    roomy = Engine(artifact, threads=1, arena_bytes=roomy_region(plans, 1))
+    tight = Engine(artifact, threads=1, arena_bytes=int(0.9 * arena_peak(plans, 1).arena_bytes))
+    unlimited = Engine(artifact, threads=1)
+    for _ in range(2):
+        with pytest.raises(ArenaExhausted):
+            tight.training_step(image, target)
+        logits = unlimited.training_step(image, target).logits
+        np.testing.assert_array_equal(roomy.training_step(image, target).logits, logits)
 
 
 @pytest.fixture(scope="module")
