@@ -120,7 +120,7 @@ class Trainer:
         self.classes = manifest.class_names(classes)
         """Names of the classes, in order of their numbers."""
         self.skipped: list[str] = []
-        """Images that could not be read, with the reason."""
+        """Images that could not be read, with the reason, each once."""
         self.steps = 0
         """Optimizer steps so far."""
         self._batch_size, self._lr = batch_size, lr
@@ -132,6 +132,7 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
         self._is_fresh = True
         self._is_stopped = False
+        self._failures = 0  # to read an image
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -219,10 +220,11 @@ class Trainer:
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """The `top` likeliest classes of an image. Raises UserError if it cannot be read."""
-        prepared = next(self._prepared(iter([(image, 0)])), None)
-        if prepared is None:
-            raise UserError(self.skipped[-1])
-        self._collator.add(prepared[1])
+        try:
+            pixels = self._pixels(image)
+        except UnusableImage as error:
+            raise UserError(_reason(image, error)) from error
+        self._collator.add(pixels)
         probabilities = np.exp(log_softmax(logits_of(self._engine, self._collator.inputs())))[0]
         return [Prediction(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
 
@@ -264,9 +266,9 @@ class Trainer:
 
     def _again_and_again(self, images: Sequence[tuple[ImageLike, Label]]) -> Iterator[tuple[ImageLike, Label]]:
         while True:
-            unreadable = len(self.skipped)
+            failures = self._failures
             yield from (images[index] for index in self._rng.permutation(len(images)))
-            if len(self.skipped) - unreadable == len(images):
+            if self._failures - failures == len(images):
                 return
 
     def _prepared(self, images: Iterable[tuple[ImageLike, Label]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -276,7 +278,9 @@ class Trainer:
             try:
                 yield number, self._pixels(image)
             except UnusableImage as error:
-                self.skipped.append(f"{image if isinstance(image, str | os.PathLike) else 'an image'}: {error}")
+                self._failures += 1
+                if (reason := _reason(image, error)) not in self.skipped:
+                    self.skipped.append(reason)
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
         """uint8 (height, width, 3)"""
@@ -307,6 +311,10 @@ class Trainer:
             for _, pixels in part:
                 self._collator.add(pixels)
             yield self._collator.inputs(), np.array([label for label, _ in part])
+
+
+def _reason(image: ImageLike, error: UnusableImage) -> str:
+    return f"{image if isinstance(image, str | os.PathLike) else 'an image'}: {error}"
 
 
 def _require(images: Sequence[tuple[ImageLike, Label]]) -> None:

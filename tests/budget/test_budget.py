@@ -12,15 +12,26 @@ from tests.conftest import assert_refused, run_command, run_measured, step_losse
 MIB = 1 << 20
 
 
-def train(*arguments):
-    return run_measured(*train_arguments(*arguments))
+@pytest.fixture(scope="module")
+def train(deit_artifact, photo_folder, tmp_path_factory, floor):
+    """bytes above the smallest budget -> (the command, its peak, the run's folder); each is run once."""
+    runs = {}
+
+    def get(above_floor):
+        if above_floor not in runs:
+            run = tmp_path_factory.mktemp("run") / "run"
+            done, peak = run_measured(*train_arguments(deit_artifact, photo_folder, run, floor + above_floor))
+            assert done.returncode == 0, done.stderr
+            runs[above_floor] = done, peak, run
+        return runs[above_floor]
+
+    return get
 
 
 @pytest.mark.parametrize("above_floor_mib", [0, 20, 50, 90, 200])
-def test_peak_stays_within_budget_and_is_predicted(deit_artifact, photo_folder, tmp_path, floor, above_floor_mib):
+def test_peak_stays_within_budget_and_is_predicted(train, floor, above_floor_mib):
     budget = floor + above_floor_mib * MIB
-    done, peak = train(deit_artifact, photo_folder, tmp_path / "run", budget)
-    assert done.returncode == 0, done.stderr
+    done, peak, _ = train(above_floor_mib * MIB)
     summary = done.json
     print(
         f"budget {budget / MIB:.1f} MiB, micro-batch {summary['micro_batch_size']}, "
@@ -66,7 +77,7 @@ def test_micro_batches_are_even(batch_size, largest, share):
 
 def test_a_budget_below_the_floor_is_refused_before_step_0(deit_artifact, photo_folder, tmp_path, floor):
     budget = floor - 6 * MIB
-    done, _ = train(deit_artifact, photo_folder, tmp_path / "run", budget)
+    done = run_command(*train_arguments(deit_artifact, photo_folder, tmp_path / "run", budget))
     assert_refused(done, 3, "cannot be met", "--memory-budget")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     plan = run_command("plan", deit_artifact, "--memory-budget", budget, *OPTIONS, "--json")
@@ -75,24 +86,21 @@ def test_a_budget_below_the_floor_is_refused_before_step_0(deit_artifact, photo_
     assert abs(plan.json["minimum_budget_bytes"] - floor) <= 2 * MIB
 
 
-def test_the_result_does_not_depend_on_the_budget(deit_artifact, photo_folder, tmp_path, floor):
+def test_the_result_does_not_depend_on_the_budget(train):
     """One image at a time, and all sixteen at once: the same losses."""
     losses, sizes = [], []
-    for name, budget in (("small", floor), ("large", floor + 200 * MIB)):
-        done, _ = train(deit_artifact, photo_folder, tmp_path / name, budget)
-        assert done.returncode == 0, done.stderr
+    for above_floor in (0, 200 * MIB):
+        done, _, run = train(above_floor)
         sizes.append(done.json["micro_batch_size"])
-        losses.append(step_losses(tmp_path / name))
+        losses.append(step_losses(run))
     assert sizes[0] <= 2
     assert sizes[1] == 16
     # float32 sums in another order, and codes that tip into the next level after an update.
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-3)
 
 
-def test_evaluation_does_with_the_smallest_budget_of_training(deit_artifact, photo_folder, tmp_path, floor):
-    done, _ = train(deit_artifact, photo_folder, tmp_path / "run", floor)
-    assert done.returncode == 0, done.stderr
-    adapter = tmp_path / "run" / "best.safetensors"
+def test_evaluation_does_with_the_smallest_budget_of_training(train, deit_artifact, photo_folder, floor):
+    adapter = train(0)[2] / "best.safetensors"
     done, peak = run_measured(
         "eval", deit_artifact, "--adapter", adapter, "--data", photo_folder, "--memory-budget", floor, "--json"
     )
