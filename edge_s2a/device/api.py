@@ -132,7 +132,6 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
         self._is_fresh = True
         self._is_stopped = False
-        self._failures = 0  # to read an image
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -157,8 +156,9 @@ class Trainer:
             _require(images)
             if self._is_fresh:
                 self.start(images)
-            images = self._again_and_again(images)
-        source = self._prepared(images)
+            source = self._again_and_again(images)
+        else:
+            source = self._prepared(images)
         last = None
         for number in range(steps):
             lr = learning_rate(number, self._lr, warmup_steps, steps)
@@ -264,12 +264,14 @@ class Trainer:
 
     # -- images ----------------------------------------------------------------------------------------
 
-    def _again_and_again(self, images: Sequence[tuple[ImageLike, Label]]) -> Iterator[tuple[ImageLike, Label]]:
-        while True:
-            failures = self._failures
-            yield from (images[index] for index in self._rng.permutation(len(images)))
-            if self._failures - failures == len(images):
-                return
+    def _again_and_again(self, images: Sequence[tuple[ImageLike, Label]]) -> Iterator[tuple[int, np.ndarray]]:
+        """As _prepared, pass after pass until one in which none can be read."""
+        readable = True
+        while readable:
+            readable = False
+            for prepared in self._prepared(images[index] for index in self._rng.permutation(len(images))):
+                readable = True
+                yield prepared
 
     def _prepared(self, images: Iterable[tuple[ImageLike, Label]]) -> Iterator[tuple[int, np.ndarray]]:
         """(number of the class, pixels as the model takes them) of those that can be read."""
@@ -278,7 +280,6 @@ class Trainer:
             try:
                 yield number, self._pixels(image)
             except UnusableImage as error:
-                self._failures += 1
                 if (reason := _reason(image, error)) not in self.skipped:
                     self.skipped.append(reason)
 

@@ -141,9 +141,8 @@ class Engine:
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
         used = sorted({call.graph for call in calls})
-        if arena_bytes is not None:
+        if bounded := arena_bytes is not None:
             _reserve_arena(arena_bytes)
-        bounded = arena_bytes is not None
         sessions = {number: _session(artifact, graph_member(number), threads, bounded) for number in used}
         always = {*self._inputs, *weights}
         self._programs = {name: self._steps(programs[name], always, sessions) for name in names}

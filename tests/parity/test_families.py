@@ -23,12 +23,12 @@ FAMILIES = {
     "swin": ("swin_tiny_patch4_window7_224", SWIN, None, ALL),
     "swinv2": ("swinv2_tiny_window8_256", SWIN, None, ("bias",)),
     "resnet": ("resnet18", {"layers": (1, 1, 1, 1)}, 64, ALL),
-    "resnet-d": ("resnet26d", {"layers": (1, 1, 1, 1)}, 64, ALL),
+    "resnet-d": ("resnet26d", {"layers": (1, 2, 1, 1)}, 64, ALL),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}, 64, ALL),
     "mobilenetv2": ("mobilenetv2_035", {"pad_type": "same"}, 64, ALL),
     "mobilenetv3": ("mobilenetv3_small_050", {}, 64, ALL),
-    "efficientnet": ("test_efficientnet", {"act_layer": "relu6"}, 64, ("bias", "side")),
-    "efficientnet with gates": ("test_efficientnet", {}, 64, ("bias", "lowrank")),
+    "efficientnet with relu6": ("test_efficientnet", {"act_layer": "relu6"}, 64, ("bias", "side")),
+    "efficientnet": ("test_efficientnet", {}, 64, ("bias", "lowrank")),
     "regnet": ("regnety_002", {}, 64, ALL),
     "densenet": ("densenet121", {"block_config": (2, 2, 2)}, 64, ("bias",)),
     "poolformer": ("poolformer_s12", {}, 64, ("bias",)),
@@ -43,7 +43,7 @@ SMOOTH = {
     "convnext",
     "poolformer",
     "mixer",
-    "efficientnet with gates",
+    "efficientnet",
 }
 BATCHES = (1, 2, 5)
 # A float32 tensor that crosses and grows with the batch; codes, their float16 scales and deviations are apart.
