@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from edge_s2a.artifact.files import write_bytes
-from edge_s2a.cli import build_parser
-from edge_s2a.device.memory import MIB, parse_size
+from edge_s2a.cli.main import build_parser
+from edge_s2a.device.memory.process import MIB, parse_size
 from edge_s2a.errors import UserError
 
 UNITS = Path.home() / ".config" / "systemd" / "user"

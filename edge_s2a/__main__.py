@@ -1,5 +1,5 @@
 import sys
 
-from edge_s2a.cli import main
+from edge_s2a.cli.main import main
 
 sys.exit(main())

@@ -11,10 +11,10 @@ from torch import nn
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import GOLDEN
 from edge_s2a.artifact.names import IMAGE, LOGITS
-from edge_s2a.device.available import parse_budget
-from edge_s2a.device.batches import logits_of
+from edge_s2a.device.engine.batches import logits_of
+from edge_s2a.device.engine.load import default_threads
 from edge_s2a.device.evaluate import load_adapted
-from edge_s2a.device.runtime import default_threads
+from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_model import export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training

@@ -99,14 +99,14 @@ def write_images(folder: Path, per_class: int, seed: int, size: int = 40) -> Pat
 
 def options_of(**changes):
     """What the tests pack unless told otherwise: a two-block ViT for 32x32 images and three classes."""
-    from edge_s2a.host.package import Options
+    from edge_s2a.host.pack import Options
 
     small = {"model_name": "vit_tiny_patch16_224", "model_kwargs": SMALL_VIT, "labels": CLASSES, "num_classes": 3}
     return Options(**{**small, **changes})
 
 
 def pack(path: Path, **options) -> Path:
-    from edge_s2a.host.package import package
+    from edge_s2a.host.pack import package
 
     package(options_of(**options), path)
     return path

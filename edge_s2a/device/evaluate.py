@@ -9,9 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from edge_s2a.artifact.adapter import load_adapter
-from edge_s2a.device.batches import logits_of, read_batches
-from edge_s2a.device.data import Dataset, Sample, printable
-from edge_s2a.device.runtime import Runtime, load
+from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.engine.batches import logits_of, read_batches
+from edge_s2a.device.engine.load import Runtime, load
 
 BATCH_SIZE = 4  # as fast as more, and half of what eight images take
 

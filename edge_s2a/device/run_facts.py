@@ -13,9 +13,9 @@ import PIL
 import psutil
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.budget import MemoryPlan
-from edge_s2a.device.data import Dataset, printable
-from edge_s2a.device.session import ENGINE_VERSION, providers
+from edge_s2a.device.data.dataset import Dataset, printable
+from edge_s2a.device.engine.onnxruntime import ENGINE_VERSION, providers
+from edge_s2a.device.memory.budget import MemoryPlan
 from edge_s2a.version import __version__
 
 

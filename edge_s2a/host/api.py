@@ -8,7 +8,7 @@ from typing import Any
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.inject import parse_adapter
-from edge_s2a.host.package import Options, package
+from edge_s2a.host.pack import Options, package
 
 
 def pack(

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.errors import UserError
-from edge_s2a.host.calibration import synthetic_images
-from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.quantize.saved import SavedTensor
+from edge_s2a.host.scheme.calibration import synthetic_images
+from edge_s2a.host.trace.capture import loss_and_gradients
+from edge_s2a.host.trace.saved_tensors import SavedTensor
 
 GOLDEN_BATCH = 2
-# epsilon and betas are those of edge_s2a.device.optimizer; the device's update must reproduce torch's.
+# epsilon and betas are those of edge_s2a.device.optim.optimizer; the device's update must reproduce torch's.
 OPTIMIZER = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-6, "weight_decay": 0.01}
 
 

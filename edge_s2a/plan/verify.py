@@ -1,6 +1,6 @@
 """Checks a memory plan against the graphs that the engine will run, from their ONNX alone.
 
-Independent of the planner (host/liveness.py), which works on the host's own graphs: at every node a plan must hold at
+Independent of the planner (host/targets/), which works on the host's own graphs: at every node a plan must hold at
 least what no engine could do without, and at most what a naive planner takes, which shares nothing and frees nothing
 before its graph has ended. The host checks each artifact when it packs it, the device each that it loads.
 """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.device.run_files import number
+from edge_s2a.run.reader import number
 
 WORST_IMAGES = 24
 WORST_PAIRS = 10

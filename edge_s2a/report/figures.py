@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from edge_s2a.device.run_files import MIB, number, section
 from edge_s2a.report.confusion import Confusion, matrix, shown_classes
 from edge_s2a.report.record import Record
+from edge_s2a.run.reader import MIB, number, section
 
 MOST_POINTS = 240  # of a curve: as many as can be told apart
 WIDTH, HEIGHT = 4.3, 2.7  # inches: small enough for a telephone to shrink, large enough for a screen to enlarge

@@ -6,10 +6,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge_s2a.device.run_files import MIB, describe_event, format_time, number, section
 from edge_s2a.report.confusion import Confusion
 from edge_s2a.report.figures import Picture
 from edge_s2a.report.record import Record
+from edge_s2a.run.reader import MIB, describe_event, format_time, number, section
 from edge_s2a.version import __version__
 
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")

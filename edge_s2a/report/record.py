@@ -5,7 +5,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from edge_s2a.device.run_files import (
+from edge_s2a.errors import UserError
+from edge_s2a.run.reader import (
     METRICS,
     PREDICTIONS,
     RUN,
@@ -20,7 +21,6 @@ from edge_s2a.device.run_files import (
     read_object,
     section,
 )
-from edge_s2a.errors import UserError
 
 
 class Record(NamedTuple):

@@ -7,8 +7,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from edge_s2a.device.run_files import number
 from edge_s2a.report.record import Record
+from edge_s2a.run.reader import number
 
 OF_A_STEP = {
     "loss/step": "loss",

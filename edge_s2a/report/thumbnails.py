@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data import Dataset, Sample, UnusableImage, load_pixels, open_dataset
+from edge_s2a.device.data.dataset import Dataset, Sample, UnusableImage, load_pixels, open_dataset
 from edge_s2a.errors import UserError
 
 SIDE = 112  # pixels; shown at 56 to 112 points

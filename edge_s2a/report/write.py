@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from edge_s2a.artifact.files import make_folder, write_bytes
-from edge_s2a.device.run_files import section
 from edge_s2a.report.confusion import Confusion, confusion_of
 from edge_s2a.report.drawing import inline_svg, png
 from edge_s2a.report.figures import DARK, LIGHT, pictures
 from edge_s2a.report.page import page
 from edge_s2a.report.record import Record, read_predictions, read_record
 from edge_s2a.report.thumbnails import thumbnails
+from edge_s2a.run.reader import section
 
 
 def write_report(run: Path, output: Path) -> dict:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.artifact.archive import PLAN, Artifact
-from edge_s2a.device.session import Engine
+from edge_s2a.device.engine.onnxruntime import Engine
 from edge_s2a.errors import ArenaExhausted
 from edge_s2a.plan.arena import (
     arena_peak,
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
+from edge_s2a.device.engine.onnxruntime import Engine
 from edge_s2a.errors import ArenaExhausted
 path, batch, region = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 artifact = Artifact(path)
@@ -51,7 +51,7 @@ ADDRESSES = """
 import sys
 from pathlib import Path
 import numpy as np
-import edge_s2a.device.session as session
+import edge_s2a.device.engine.onnxruntime as session
 from edge_s2a.artifact.archive import PLAN, PROGRAM, Artifact, graph_member
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import from_json as program_from_json

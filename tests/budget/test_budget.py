@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edge_s2a.device.budget import even_share
+from edge_s2a.device.memory.budget import even_share
 from tests.budget.conftest import OPTIONS, train_arguments
 from tests.conftest import assert_refused, run_command, run_measured, step_losses
 

@@ -1,4 +1,4 @@
-"""The memory budget under a hard limit that the kernel enforces, set from outside (tools/limited.py).
+"""The memory budget under a hard limit that the kernel enforces, set from outside (tools/benchmarks/limited.py).
 
 Which kind of limit it was is printed: `bash tools/test.sh tests/budget/test_hard_limit.py -s`.
 """
@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 def run_limited(limit_bytes, *command) -> tuple[Finished, dict]:
-    """The command's end, and the report of tools/limited.py."""
+    """The command's end, and the report of tools/benchmarks/limited.py."""
     launcher = [sys.executable, "-S", "-E", str(PROJECT / "tools" / "limited.py"), str(limit_bytes), "--"]
     done = subprocess.run(
         [*launcher, *map(str, command)], capture_output=True, text=True, cwd=PROJECT, timeout=300, check=True

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import edge_s2a
-from edge_s2a.device import api
+from edge_s2a.device import trainer as api
 from edge_s2a.errors import BudgetError, UserError
 from tests.conftest import CLASSES, metrics_of, run_command
 

@@ -70,7 +70,7 @@ def test_members_are_stored_aligned_and_mapped_in_place(small_artifact):
 
 
 def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
-    from edge_s2a.device.session import Engine
+    from edge_s2a.device.engine.onnxruntime import Engine
 
     artifact = Artifact(small_artifact)
     engine = Engine(artifact, threads=1)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_s2a.device.available import RESERVE_BYTES, attainable_bytes, less_reserve, parse_budget
-from edge_s2a.device.budget import LEAST_FREE_BYTES, MemoryPlan, smaller_budget
+from edge_s2a.device.memory.available import RESERVE_BYTES, attainable_bytes, less_reserve, parse_budget
+from edge_s2a.device.memory.budget import LEAST_FREE_BYTES, MemoryPlan, smaller_budget
 from edge_s2a.errors import UserError
 
 MIB = 1 << 20

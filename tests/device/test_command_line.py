@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from edge_s2a.arguments import verbs_of
 from edge_s2a.artifact.manifest import FORMAT_VERSION
-from edge_s2a.cli import build_parser
+from edge_s2a.cli.main import build_parser
+from edge_s2a.cli.parser import verbs_of
 from edge_s2a.version import __version__
 from tests.conftest import assert_refused, run_command
 
@@ -91,7 +91,6 @@ echo "${{COMPREPLY[@]}}"
 
 
 def test_importing_the_command_loads_no_engine():
-    code = (
-        "import sys, edge_s2a.cli; print([name for name in ('numpy', 'onnxruntime', 'torch') if name in sys.modules])"
-    )
+    heavy = ("numpy", "onnxruntime", "torch")
+    code = f"import sys, edge_s2a.cli.main; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

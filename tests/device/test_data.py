@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data import UnusableImage, load_pixels, open_dataset, read_image
-from edge_s2a.device.loader import stream
+from edge_s2a.device.data.dataset import UnusableImage, load_pixels, open_dataset, read_image
+from edge_s2a.device.data.loader import stream
 from edge_s2a.errors import UserError
 from tests.conftest import write_images
 

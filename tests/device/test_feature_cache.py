@@ -12,10 +12,9 @@ import pytest
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.manifest import parse_manifest
-from edge_s2a.device import feature_cache
-from edge_s2a.device.collate import Collator
-from edge_s2a.device.data import open_dataset
-from edge_s2a.device.session import Engine
+from edge_s2a.device.data.collate import Collator
+from edge_s2a.device.data.dataset import feature_cache, open_dataset
+from edge_s2a.device.engine.onnxruntime import Engine
 from edge_s2a.errors import UserError
 from tests.conftest import assert_refused, metrics_of, pack, run_command, step_losses, write_images
 from tests.field.test_power import assert_survived, kill_and_resume

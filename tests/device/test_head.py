@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.head import (
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.start.head import (
     ADAM_RATE,
     IMAGES_PER_CLASS,
     MARGIN,
@@ -13,8 +14,7 @@ from edge_s2a.device.head import (
     relative_rates,
     start_at_class_means,
 )
-from edge_s2a.device.session import Engine
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from tests.conftest import options_of
 
 SIZE = 32

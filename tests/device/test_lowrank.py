@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.lowrank import right_singular_vectors, start_at_gradient
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.start.lowrank import right_singular_vectors, start_at_gradient
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.trace.capture import loss_and_gradients
 from tests.conftest import options_of
 
 IMAGES = 6

@@ -13,7 +13,7 @@ MIB = 1 << 20
 TRAIN = """
 import sys
 from pathlib import Path
-from edge_s2a.device import trainer
+from edge_s2a.device import training_run as trainer
 from edge_s2a.errors import MemoryPressure
 artifact, data, run, budget, resume, steps = sys.argv[1:]
 answers = iter([None] * int(steps))

@@ -8,9 +8,9 @@ import pytest
 from edge_s2a.artifact.archive import WEIGHTS, Artifact
 from edge_s2a.artifact.program import Call
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device import session
-from edge_s2a.device.session import Engine
-from edge_s2a.device.streaming import ALIGNMENT, WeightStream, streamed_bytes
+from edge_s2a.device.engine import onnxruntime as session
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.streaming import ALIGNMENT, WeightStream, streamed_bytes
 from edge_s2a.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""tools/draw_figures.py, and what the pages quote of it."""
+"""tools/site/draw_figures.py, and what the pages quote of it."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import PROJECT, SHARED, pack
-from tools import draw_figures
+from tools.site import draw_figures
 
 WEIGHTS, IMAGES = SHARED / "weights" / "deit_tiny_patch16_224.safetensors", SHARED / "data" / "flowers5" / "train"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_s2a.arguments import verbs_of
-from edge_s2a.cli import build_parser
+from edge_s2a.cli.main import build_parser
+from edge_s2a.cli.parser import verbs_of
 from tests.conftest import PROJECT
 from tests.docs.conftest import ENVIRONMENT
 

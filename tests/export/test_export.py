@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import edge_s2a
 from edge_s2a.artifact.adapter import load_adapter, save_adapter
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
+from edge_s2a.device.engine.onnxruntime import Engine
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
 from tests.conftest import CLASSES, SMALL_VIT, assert_refused, pack, run_command
@@ -240,7 +240,7 @@ np.savez(sys.argv[6], losses=losses, logits=after, **{name: state.parameters[nam
 def test_onnxruntime_training_drives_the_4_bit_graph(name, tuned, ort_training_python, tmp_path):
     """Four steps of its AdamW against four of the device's on the same gradients: both trained adapters agree to 1e-3
     of what the steps changed. (Weight decay is off the biases here, and on everything there: 1e-5 a step.)"""
-    from edge_s2a.device.optimizer import AdamW
+    from edge_s2a.device.optim.optimizer import AdamW
 
     model, rate, steps = tuned(name), 1e-3, 4
     model.export(tmp_path / "training", "ort-training")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from edge_s2a.device.guard import clip, gradient_norm, has_diverged
-from edge_s2a.device.optimizer import OPTIMIZERS, forget
+from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
+from edge_s2a.device.policy.guard import clip, gradient_norm, has_diverged
 from tests.conftest import PROJECT, metrics_of, run_command
 
 # Runs the command line with an engine whose results for some steps are not numbers, as a failing device's may be.
 WITH_BAD_STEPS = """
 import itertools, sys
-import edge_s2a.device.session as session
-from edge_s2a.cli import main
+import edge_s2a.device.engine.onnxruntime as session
+from edge_s2a.cli.main import main
 what, bad, *arguments = sys.argv[1:]
 bad = eval(bad)
 good_step, numbers = session.Engine.training_step, itertools.count(1)
@@ -106,7 +106,7 @@ def test_a_finished_run_is_resumed_with_its_lower_rate(small_artifact, image_fol
     assert train(small_artifact, image_folder, whole, "loss", bad, "--epochs", "4").returncode == 0
     # Stopped after the step that went back: the engine that goes on has no bad steps.
     stopping = WITH_BAD_STEPS.replace(
-        "sys.exit(main", "import edge_s2a.device.trainer as t, signal, os\n"
+        "sys.exit(main", "import edge_s2a.device.training_run as t, signal, os\n"
         "back = t.Run._go_back\n"
         "def go_back(run, reason):\n    back(run, reason)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
         "t.Run._go_back = go_back\nsys.exit(main",

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data import NO_LIMIT, UnusableImage, open_dataset, read_image
+from edge_s2a.device.data.dataset import NO_LIMIT, UnusableImage, open_dataset, read_image
 from edge_s2a.errors import UserError
 from tests.conftest import PROJECT, assert_refused, run_command, write_images
 
@@ -93,8 +93,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device import data
-from edge_s2a.device.memory import make_allocator_predictable, peak_resident_bytes
+from edge_s2a.device.data import dataset as data
+from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 make_allocator_predictable()
 plain = Preprocessing((224, 224), (248, 248), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 counted = []
@@ -175,8 +175,8 @@ def test_a_name_that_is_not_utf8_is_listed_as_well_as_it_can_be(small_artifact, 
 VANISHING = """
 import sys
 from pathlib import Path
-import edge_s2a.device.trainer as trainer
-from edge_s2a.cli import main
+import edge_s2a.device.training_run as trainer
+from edge_s2a.cli.main import main
 finish = trainer.Run.finish_epoch
 def finish_and_change(run):
     finish(run)
@@ -245,7 +245,7 @@ def test_a_class_folder_that_is_a_link_is_followed_and_one_to_nowhere_is_not_a_c
 READ_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from edge_s2a.device.data import open_dataset
+from edge_s2a.device.data.dataset import open_dataset
 if os.geteuid() == 0:
     os.setuid(65534)  # root may read anything
 open_dataset(Path(sys.argv[1]), "train", None, 3)

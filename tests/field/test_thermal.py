@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from edge_s2a.device.thermal import LONGEST_REST_S, Condition, read_condition, rest_s
+from edge_s2a.device.policy.heat import LONGEST_REST_S, Condition, read_condition, rest_s
 from tests.conftest import PROJECT, metrics_of
 
 
@@ -54,15 +54,15 @@ def test_the_rest_is_a_step_at_the_limit_and_longer_the_hotter_it_is(temperature
 TRAIN = """
 import sys
 from pathlib import Path
-import edge_s2a.device.thermal as thermal
+import edge_s2a.device.policy.heat as thermal
 thermal.read_condition.__defaults__ = (Path(sys.argv[1]),)
 {more}
-from edge_s2a.cli import main
+from edge_s2a.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 HANGING = """
 import time
-import edge_s2a.device.trainer as trainer
+import edge_s2a.device.training_run as trainer
 whole = trainer.Run._optimizer_step
 def hang(run, images):
     if run.position.step == 2:

@@ -32,7 +32,7 @@ BUDGETS_MIB = {"one": 186, "two": 192, "three": 224, "lost": 224, "stranger": 22
 ALONE = """
 import json, sys
 from pathlib import Path
-from edge_s2a.device.api import Trainer
+from edge_s2a.device.trainer import Trainer
 from fleet.data import training_images, validation_images
 artifact, own, common, steps, lr = sys.argv[1:]
 trainer = Trainer(artifact, memory_budget="400MiB", lr=float(lr), threads=1)

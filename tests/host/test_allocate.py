@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from edge_s2a.host.capture import observe_saved_tensors
 from edge_s2a.host.golden import normalized, random_target
-from edge_s2a.host.package import adapt
-from edge_s2a.host.quantize.allocate import (
+from edge_s2a.host.pack import adapt
+from edge_s2a.host.scheme.allocate import (
     BITS,
     MEAN_BITS,
     choose_scheme,
@@ -17,7 +16,8 @@ from edge_s2a.host.quantize.allocate import (
     gradient_error_of,
     with_random_factors,
 )
-from edge_s2a.host.quantize.saved import mean_bits, with_bits
+from edge_s2a.host.trace.capture import observe_saved_tensors
+from edge_s2a.host.trace.saved_tensors import mean_bits, with_bits
 from tests.conftest import SMALL_VIT, options_of
 
 VIT = {**SMALL_VIT, "img_size": 64}

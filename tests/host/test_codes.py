@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.codec import reference
-from edge_s2a.host.quantize import codes, gelu
-from edge_s2a.host.quantize.fit import fit_levels, lloyd_max
+from edge_s2a.host.scheme.fit import fit_levels, lloyd_max
+from edge_s2a.host.trace import codes
+from edge_s2a.host.trace.operators import gelu
 
 BITS = (2, 4, 8)
 PACKED_BITS = (1, 2, 4, 8)

@@ -8,9 +8,9 @@ from torch.func import functional_call
 from edge_s2a.artifact.archive import PROGRAM, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import from_json
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import soft_cross_entropy
-from edge_s2a.host.package import Options, adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.host.pack import Options, adapt, build_graphs, write_artifact
+from edge_s2a.host.trace.capture import soft_cross_entropy
 from tests.host.test_adapters import MODELS
 
 CLASSES, BATCH = 3, 3

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
+from edge_s2a.device.engine.onnxruntime import Engine
 from edge_s2a.errors import UserError
-from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.compute import LARGEST_ERROR, choose_int8_layers, rounding_errors
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
-from edge_s2a.host.quantize.linear import compute_in_int8, int8_product, int8_product_of_gradient, linear
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.scheme.compute import LARGEST_ERROR, choose_int8_layers, rounding_errors
+from edge_s2a.host.trace.capture import loss_and_gradients
+from edge_s2a.host.trace.operators.linear import compute_in_int8, int8_product, int8_product_of_gradient, linear
 from edge_s2a.host.weights import freeze
 from tests.conftest import assert_refused, options_of, pack, run_command
 

@@ -6,9 +6,9 @@ from torch.nn import functional
 
 from edge_s2a.codec.reference import group_size
 from edge_s2a.errors import UserError
-from edge_s2a.host.quantize import codes
-from edge_s2a.host.quantize.saved import Mark, as_rows, describe, encode, with_bits
-from edge_s2a.host.quantize.substitute import saved_tensors
+from edge_s2a.host.trace import codes
+from edge_s2a.host.trace.saved_tensors import Mark, as_rows, describe, encode, with_bits
+from edge_s2a.host.trace.substitute import saved_tensors
 
 # float32 arithmetic in another order than torch's own kernels.
 EXACT = {"rtol": 2e-5, "atol": 2e-6}

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.artifact.program import Call
-from edge_s2a.host.ir import Batch, Graph, Node, TensorType
-from edge_s2a.host.liveness import plan_program
-from edge_s2a.host.package import adapt, build_graphs
-from edge_s2a.host.passes.sink import sink
+from edge_s2a.host.graph.ir import Batch, Graph, Node, TensorType
+from edge_s2a.host.graph.passes.sink import sink
+from edge_s2a.host.pack import adapt, build_graphs
+from edge_s2a.host.targets.onnxruntime.liveness import plan_program
 from edge_s2a.plan.arena import live_peak
 from tests.conftest import options_of
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.artifact.program import Call, last_readers
-from edge_s2a.host.liveness import plan_program
-from edge_s2a.host.package import adapt, build_graphs
-from edge_s2a.host.segment import longest_repeat, segment
+from edge_s2a.host.graph.segment import longest_repeat, segment
+from edge_s2a.host.pack import adapt, build_graphs
+from edge_s2a.host.targets.onnxruntime.liveness import plan_program
 from edge_s2a.plan.arena import live_peak
 from tests.conftest import SMALL_VIT, options_of
 

@@ -6,11 +6,11 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
-from edge_s2a.host.ir import UINT4
-from edge_s2a.host.liveness import crossings
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.host.graph.ir import UINT4
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.targets.onnxruntime.liveness import crossings
+from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from tests.conftest import SMALL_VIT, options_of
 
 ALL = ("bias", "prompt", "side", "lowrank")

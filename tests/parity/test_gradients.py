@@ -6,10 +6,10 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
-from edge_s2a.host.model import create_model
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.sources.timm import create_model
+from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from edge_s2a.host.weights import freeze
 from tests.conftest import SMALL_VIT, options_of
 

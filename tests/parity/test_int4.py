@@ -6,9 +6,9 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import soft_cross_entropy
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.trace.capture import soft_cross_entropy
 from edge_s2a.host.weights import freeze
 from tests.conftest import SMALL_VIT, options_of
 

@@ -14,11 +14,11 @@ from torch.nn import functional
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.artifact.names import LOGITS, LOSS, gradient
 from edge_s2a.errors import UserError
-from edge_s2a.host.capture import capture_training, loss_and_gradients, observe_saved_tensors, soft_cross_entropy
-from edge_s2a.host.emit import to_onnx
 from edge_s2a.host.golden import golden_step
-from edge_s2a.host.package import Adapted, to_graph
-from edge_s2a.host.quantize.saved import with_bits
+from edge_s2a.host.pack import Adapted, to_graph
+from edge_s2a.host.targets.onnxruntime.emit import to_onnx
+from edge_s2a.host.trace.capture import capture_training, loss_and_gradients, observe_saved_tensors, soft_cross_entropy
+from edge_s2a.host.trace.saved_tensors import with_bits
 from edge_s2a.host.weights import freeze, named_constants
 
 IMAGE_SHAPE = (3, 8, 12)

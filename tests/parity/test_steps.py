@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.optimizer import EPSILON, SGD, AdamW
-from edge_s2a.device.session import Engine
-from edge_s2a.host.capture import loss_and_gradients
-from edge_s2a.host.package import adapt, build_graphs, write_artifact
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.optim.optimizer import EPSILON, SGD, AdamW
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.trace.capture import loss_and_gradients
 from tests.conftest import options_of
 
 STEPS = 10

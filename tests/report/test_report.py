@@ -236,7 +236,7 @@ def test_a_damaged_summary_is_named(tmp_path):
 WITHOUT_MATPLOTLIB = """
 import sys
 sys.modules["matplotlib"] = None
-from edge_s2a.cli import main
+from edge_s2a.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from edge_s2a.device.run_files import GrowingLines
-from edge_s2a.device.run_view import open_view, refreshed
-from edge_s2a.device.watch import columns, frame, rendered, sparkline
+from edge_s2a.run.reader import GrowingLines
+from edge_s2a.run.view import open_view, refreshed
+from edge_s2a.run.watch import columns, frame, rendered, sparkline
 from tests.conftest import PROJECT, assert_refused, run_command
 from tests.report.sample import EPOCHS, STEPS, sample_facts, write_sample
 

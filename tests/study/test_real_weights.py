@@ -23,10 +23,10 @@ def test_4_bit_gradients_point_where_exact_ones_do():
     import torch
     from torch.func import functional_call
 
-    from edge_s2a.device.data import load_pixels, open_dataset
-    from edge_s2a.host.capture import loss_and_gradients, soft_cross_entropy
+    from edge_s2a.device.data.dataset import load_pixels, open_dataset
     from edge_s2a.host.golden import normalized
-    from edge_s2a.host.package import Options, adapt
+    from edge_s2a.host.pack import Options, adapt
+    from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 
     adapted = adapt(Options("deit_tiny_patch16_224", 5, weights=WEIGHTS, weight_format="fp32"))
     dataset = open_dataset(FLOWERS, "train", None, 5)
@@ -50,7 +50,7 @@ def test_4_bit_gradients_point_where_exact_ones_do():
 @pytest.mark.timeout(1200)
 def test_deit_tiny_learns_flowers_within_192_mib(tmp_path):
     """The command of the README: 20 images a class, 15 epochs, at least 82 % on the validation set."""
-    split = [sys.executable, "tools/few_shot_split.py", FLOWERS, tmp_path / "flowers", "--per-class", "20"]
+    split = [sys.executable, "tools/studies/few_shot_split.py", FLOWERS, tmp_path / "flowers", "--per-class", "20"]
     subprocess.run(split, check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
     artifact = tmp_path / "deit.s2a"
     packed = run_command(

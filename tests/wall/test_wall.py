@@ -17,17 +17,17 @@ NOT_THERE = [*HOST_MODULES, "matplotlib"]
 IMPORT_EVERYTHING = f"""
 import importlib, json, pkgutil, sys
 import edge_s2a
-for package in ("artifact", "codec", "plan", "device"):
+for package in ("artifact", "codec", "plan", "run", "device"):
     module = importlib.import_module(f"edge_s2a.{{package}}")
     for entry in pkgutil.walk_packages(module.__path__, module.__name__ + "."):
         importlib.import_module(entry.name)
-import edge_s2a.cli
+import edge_s2a.cli.main
 print(json.dumps([edge_s2a.__file__, [m for m in {NOT_THERE} if m in sys.modules], len(sys.modules)]))
 """
 
 WATCH = """
 import sys
-from edge_s2a.cli import main
+from edge_s2a.cli.main import main
 main(sys.argv[1:])
 print([name for name in ("numpy", "onnxruntime", "PIL", "psutil", "matplotlib") if name in sys.modules])
 """

@@ -5,8 +5,8 @@ The page that holds `<!-- commands -->` gets a section for each verb there.
 
 import argparse
 
-from edge_s2a.arguments import verbs_of
-from edge_s2a.cli import build_parser
+from edge_s2a.cli.main import build_parser
+from edge_s2a.cli.parser import verbs_of
 
 PLACE = "<!-- commands -->"
 

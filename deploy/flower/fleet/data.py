@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edge_s2a.device.data import has_split, open_dataset
+from edge_s2a.device.data.dataset import has_split, open_dataset
 from edge_s2a.errors import UserError
 
 LabelledImages = list[tuple[Path, int]]

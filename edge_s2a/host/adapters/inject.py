@@ -9,7 +9,7 @@ from torch.func import functional_call
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters import bias, lowrank, prompt, side
 from edge_s2a.host.adapters.blocks import blocks_of
-from edge_s2a.host.model import classifier_names
+from edge_s2a.host.sources.timm import classifier_names
 
 KINDS = ("bias", "prompt", "side", "lowrank")
 S2A = ("bias", "prompt", "side")  # the paper's three

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edge_s2a.host.adapters.blocks import Block
-from edge_s2a.host.quantize.average_pool import average_axes, averaging
+from edge_s2a.host.trace.operators.average_pool import average_axes, averaging
 
 POOLING = 8
 KERNEL = 3

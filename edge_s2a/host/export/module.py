@@ -13,8 +13,8 @@ from edge_s2a.artifact.archive import ADAPTER, WEIGHTS, Artifact
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.inject import inject
-from edge_s2a.host.batch_norm_fold import fold_batch_norms
-from edge_s2a.host.model import create_model, preprocessing_of, read_weights
+from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
+from edge_s2a.host.sources.timm import create_model, preprocessing_of, read_weights
 from edge_s2a.host.weights import named_constants, restore
 
 

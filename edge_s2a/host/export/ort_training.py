@@ -15,12 +15,12 @@ from onnx import TensorProto, ValueInfoProto, helper
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import make_folder, write_bytes
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
-from edge_s2a.host.emit import IR_VERSION
 from edge_s2a.host.export.unroll import Unrolled, image_input, model_bytes, unroll
+from edge_s2a.host.targets.onnxruntime.emit import IR_VERSION
 
 LABELS = "labels"  # int64 (batch,), numbers of the classes
 RESET = "lazy_reset_grad"
-BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-6, 0.01  # as edge_s2a.device.optimizer
+BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-6, 0.01  # as edge_s2a.device.optim.optimizer
 IDENTIFIER, VERSION = b"ODTC", 2
 
 

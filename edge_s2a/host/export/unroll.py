@@ -11,7 +11,7 @@ from edge_s2a.artifact import program, tensors
 from edge_s2a.artifact.archive import CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.errors import UserError
-from edge_s2a.host.emit import IR_VERSION, OPSET
+from edge_s2a.host.targets.onnxruntime.emit import IR_VERSION, OPSET
 
 OPSETS = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
 LARGEST_MODEL_BYTES = 2**31 - 1  # of a protobuf message

@@ -1,0 +1,116 @@
+"""Replays the golden step: this machine's engine must compute what the host's torch computed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edge_s2a.artifact.archive import GOLDEN, Artifact
+from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.artifact.tensors import decode
+from edge_s2a.device.data.dataset import normalize
+from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.memory.process import format_size, make_allocator_predictable
+from edge_s2a.device.optim.optimizer import AdamW
+from edge_s2a.errors import ArenaExhausted, CheckError, UserError
+from edge_s2a.plan.arena import roomy_region
+from edge_s2a.plan.lifetimes import with_threads
+from edge_s2a.plan.verify import verified_plans
+
+# Rounding differs between torch and the engine. In gradients it now and then tips a value into the next
+# 4-bit code, or over the edge of a ReLU: measured up to 1e-3 of the whole gradient and 2e-2 of the worst tensor,
+# where a wrong operator, scale or nibble order gives far more. Nothing amplifies it in the others: below 1e-5.
+TOLERANCES = {"loss": 1e-4, "logits": 1e-4, "gradients": 5e-3, "worst_gradient": 5e-2, "update": 1e-4}
+# A value that tips into the next of 256 codes changes all that follows a little, so that after a dozen blocks two
+# engines differ by as much as the rounding itself: measured up to 0.035 of the logits and 0.09 of the gradient
+# (ViT-B/16). Two blocks agree to 1e-6 (tests/host/test_int8.py).
+INT8_TOLERANCES = {"loss": 1e-2, "logits": 0.1, "gradients": 0.25, "worst_gradient": 0.3, "update": 1e-4}
+# A tensor whose gradient is all rounding noise (an attention's key bias) counts against this share of
+# the mean gradient instead of against itself.
+NOISE_SHARE = 0.01
+
+
+def updated(name: str) -> str:
+    """The golden member's name of an adapter tensor after one optimizer update."""
+    return f"updated:{name}"
+
+
+def check(path: Path, threads: int) -> dict:
+    """{"ok", "max_relative_error", "errors": {"loss", "logits", "gradients", "worst_gradient",
+    "update"}, "tolerances": the same} of the artifact.
+
+    Verifies every checksum first, and runs within the planned memory. Raises CheckError for a wrong
+    checksum or plan; a golden step that deviates gives ok=False.
+    """
+    make_allocator_predictable()
+    artifact = Artifact(path)
+    for member in artifact.manifest.members:
+        artifact.verify(member)
+    plans = with_threads(verified_plans(artifact), threads)
+    golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
+    images = golden[IMAGE]
+    # Not much more than the plan promises: a run that needs more fails here, on the golden batch.
+    planned_bytes = roomy_region(plans, len(images))
+    engine = Engine(artifact, threads, arena_bytes=planned_bytes)
+
+    batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
+    for pixels, row in zip(images, batch, strict=True):
+        normalize(pixels, artifact.manifest.preprocessing, row)
+    try:
+        inference_logits = engine.logits(batch)
+        loss, logits, gradients = engine.training_step(batch, golden[TARGET])
+    except ArenaExhausted as error:
+        raise CheckError(
+            f"{path}: the golden step needs more than the planned {format_size(planned_bytes)}: {error}; "
+            "report this with your onnxruntime version"
+        ) from error
+
+    settings = artifact.manifest.golden_optimizer
+    before = {name: array.copy() for name, array in engine.adapter.items()}
+    try:
+        # AdamW divides each element by its own size, so it blows rounding of small gradients up: its
+        # arithmetic is checked on the host's gradients.
+        golden_gradients = {name: golden[gradient(name)] for name in engine.adapter}
+        AdamW(engine.adapter, settings["weight_decay"]).step(golden_gradients, settings["lr"])
+        errors = {
+            "loss": relative_error(np.array(loss), golden[LOSS]),
+            "logits": max(relative_error(x, golden[LOGITS]) for x in (logits, inference_logits)),
+            "gradients": whole_error(gradients, golden_gradients),
+            "worst_gradient": worst_error(gradients, golden_gradients),
+            "update": worst_error(
+                {name: array - before[name] for name, array in engine.adapter.items()},
+                {name: golden[updated(name)] - before[name] for name in engine.adapter},
+            ),
+        }
+    except KeyError as error:
+        raise UserError(f"the golden step of {path} lacks {error}; pack it anew") from error
+    tolerances = INT8_TOLERANCES if artifact.manifest.int8_layers else TOLERANCES
+    return {
+        "ok": all(errors[name] <= tolerance for name, tolerance in tolerances.items()),
+        "max_relative_error": max(errors.values()),
+        "errors": errors,
+        "tolerances": tolerances,
+    }
+
+
+def relative_error(measured: np.ndarray, expected: np.ndarray) -> float:
+    """|measured - expected| / |expected| (Euclidean norms); infinite if not finite."""
+    error = float(np.linalg.norm(measured - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+    return error if np.isfinite(error) else float("inf")
+
+
+def whole_error(measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """The relative error of all tensors together."""
+    pairs = [(measured[name].ravel(), expected[name].ravel()) for name in expected]
+    return relative_error(*(np.concatenate(arrays) for arrays in zip(*pairs, strict=True)))
+
+
+def worst_error(measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """The largest relative error of any tensor, with NOISE_SHARE of the mean norm as the least divisor."""
+    norms = {name: float(np.linalg.norm(array)) for name, array in expected.items()}
+    mean = float(np.sqrt(np.mean([norm**2 for norm in norms.values()])))
+    errors = [
+        float(np.linalg.norm(measured[name] - expected[name])) / max(norms[name], NOISE_SHARE * mean, 1e-12)
+        for name in expected
+    ]
+    worst = max(errors)
+    return worst if np.isfinite(worst) else float("inf")

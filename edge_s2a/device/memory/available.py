@@ -1,0 +1,94 @@
+"""How much memory this process may take: what the machine and its control groups (cgroups, v1 and v2) leave it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge_s2a.device.memory.process import MIB, parse_size
+from edge_s2a.errors import UserError
+
+# Left to the rest of the system: it needs some to breathe, and another process may take some while a step runs.
+RESERVE_BYTES = 32 * MIB
+RESERVE_SHARE = 0.1
+UNLIMITED_BYTES = 1 << 60  # where cgroup v1 has no limit it says a number above this
+
+
+def parse_budget(text: str) -> int:
+    """Bytes of `--memory-budget`: a size, or for "auto" what is attainable now less the reserve. Raises UserError for
+    what is no size, and where nothing is left."""
+    if text != "auto":
+        return parse_size(text)
+    budget_bytes = less_reserve(attainable_bytes())
+    if budget_bytes <= 0:
+        raise UserError("the machine or its cgroup leaves no memory; end other programs, or raise the limit")
+    return budget_bytes
+
+
+def less_reserve(attainable: int) -> int:
+    return attainable - max(RESERVE_BYTES, int(RESERVE_SHARE * attainable))
+
+
+def attainable_bytes(root: Path = Path("/")) -> int:
+    """The resident memory that this process can reach before the machine or a cgroup runs out of it: what it has, and
+    what is free or can be freed by dropping clean pages of files."""
+    anonymous_bytes, file_bytes = resident_parts(root)
+    free_bytes = read_fields(root / "proc/meminfo")["MemAvailable"] * 1024
+    for limit_bytes, used_bytes in cgroup_limits(root):
+        free_bytes = min(free_bytes, limit_bytes - used_bytes)
+    return anonymous_bytes + file_bytes + free_bytes
+
+
+def resident_parts(root: Path) -> tuple[int, int]:
+    """Resident bytes of this process: its own, and of mapped files, which are counted as free elsewhere."""
+    fields = read_fields(root / "proc/self/status")
+    return fields["RssAnon"] * 1024, (fields["RssFile"] + fields["RssShmem"]) * 1024
+
+
+def cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that cannot be dropped) of each cgroup above this process that has a limit."""
+    for kind, mount, path in memory_cgroups(root):
+        limit_name, usage_name, files_name = {
+            "cgroup2": ("memory.max", "memory.current", "file"),
+            "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
+        }[kind]
+        for folder in (path, *path.parents):
+            place = mount / folder.relative_to("/")
+            try:
+                text = (place / limit_name).read_text().strip()
+                used_bytes = int((place / usage_name).read_text())
+                statistics = read_fields(place / "memory.stat")
+            except OSError:
+                continue  # the root of v2 has no such files; in a container, only what is below its own root is there
+            if text != "max" and int(text) < UNLIMITED_BYTES:
+                # Files in memory file systems count as files, but cannot be dropped.
+                shared_bytes = statistics.get("shmem", 0) if kind == "cgroup2" else statistics.get("total_shmem", 0)
+                yield int(text), used_bytes - statistics.get(files_name, 0) + shared_bytes
+
+
+def memory_cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
+    """("cgroup2" or "cgroup", where its tree is mounted, this process's place in that tree, absolute)."""
+    places = {}
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            places["cgroup2"] = path
+        elif "memory" in controllers.split(","):
+            places["cgroup"] = path
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        mount, system = line.split(" - ", 1)
+        kind, _, options = system.split(" ")[:3]
+        if kind in places and (kind == "cgroup2" or "memory" in options.split(",")):
+            mounted_root, mounted_at = mount.split(" ")[3:5]
+            path = Path(places[kind])
+            if path.is_relative_to(mounted_root):
+                path = Path("/") / path.relative_to(mounted_root)
+            yield kind, root / mounted_at.lstrip("/"), path
+
+
+def read_fields(path: Path) -> dict[str, int]:
+    """The numbers of a file whose lines are `name number` or `name: number unit`."""
+    fields = {}
+    for line in path.read_text().splitlines():
+        words = line.replace(":", " ").split()
+        if len(words) > 1 and words[1].isdigit():
+            fields[words[0]] = int(words[1])
+    return fields

@@ -1,0 +1,195 @@
+"""From a memory budget to the micro-batch that fits it: measure, reserve, then run.
+
+The budget bounds the peak resident memory of the whole process. What is there already is measured
+(interpreter, libraries, the loaded graphs); what will come is computed (weights, the engine's arena,
+optimizer, data); a small reserve, stated here, covers the rest.
+"""
+
+import math
+from dataclasses import dataclass
+
+from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.device.data.feature_cache import code_bytes
+from edge_s2a.device.memory.available import less_reserve
+from edge_s2a.device.memory.process import MIB, format_size, peak_resident_bytes, resident_bytes
+from edge_s2a.device.optim.optimizer import STATE_ARRAYS
+from edge_s2a.errors import BudgetError, CheckError
+from edge_s2a.plan.arena import (
+    arena_peak,
+    largest_batch,
+    region_overhead,
+    roomy_region,
+    smallest_region,
+    touched_bytes,
+)
+from edge_s2a.plan.lifetimes import GraphPlan
+from edge_s2a.plan.verify import placement_errors
+
+# Decoding one image: data.decode_bytes says what it takes.
+DECODE_RESERVE_BYTES = 3 * MIB
+# Thread stacks, the engine's frames and pages of its code that the first run touches, growth of Python's heap, a
+# decoder's tables: measured up to 5 MiB.
+RUN_RESERVE_BYTES = 5 * MIB
+# With less than this left by machine or cgroup memory is scarce. A cgroup limited to the budget leaves more: mapped
+# files, some 30 MiB of libraries alone, do not count there.
+LEAST_FREE_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What would run under a budget, and what its predicted peak is made of (bytes)."""
+
+    budget_bytes: int
+    batch_size: int  # effective: images an optimizer step
+    micro_batch_size: int  # images a run of the training program; 0 if not even one fits
+    predicted_peak_bytes: int  # with that micro-batch, or with one image
+    minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
+    streams_weights: bool  # whether frozen weights are read anew for each graph
+    parts: dict[str, int]  # of predicted_peak_bytes
+    arena_bytes: int  # the size of the engine's arena: its hard limit
+
+    @property
+    def feasible(self) -> bool:
+        return self.micro_batch_size > 0
+
+    @property
+    def decode_limit_bytes(self) -> int:
+        """What decoding an image may take: a large one may use what the plan leaves of the budget."""
+        return DECODE_RESERVE_BYTES + self.budget_bytes - self.predicted_peak_bytes
+
+    def require(self) -> None:
+        """Raises BudgetError unless the plan is feasible."""
+        if not self.feasible:
+            raise BudgetError(
+                f"a memory budget of {format_size(self.budget_bytes)} cannot be met: one image at a time "
+                f"needs {format_size(self.predicted_peak_bytes)}; give --memory-budget "
+                f"{-(-self.minimum_budget_bytes // MIB)}MiB or more",
+                self.minimum_budget_bytes,
+            )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Resident bytes at three moments of start-up."""
+
+    libraries_bytes: int  # after all imports
+    loaded_bytes: int  # with sessions, adapter and optimizer created, before the first run
+    peak_bytes: int  # the most so far
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Resident bytes of the mapped frozen weights."""
+
+    whole_bytes: int
+    streamed_bytes: int  # the most that one call of a program reads
+
+
+def measure(libraries_bytes: int) -> Measured:
+    return Measured(libraries_bytes, resident_bytes(), peak_resident_bytes())
+
+
+def make_plan(
+    manifest: Manifest,
+    graphs: dict[str, GraphPlan],
+    weights: Weights,
+    measured: Measured,
+    budget_bytes: int,
+    batch_size: int,
+    optimizer_bytes: int,
+) -> MemoryPlan:
+    """As few micro-batches as the predicted peak allows within the budget, and these as even as can be. Frozen weights
+    stay in memory only where that leaves room for the whole batch: reading them again costs little time.
+
+    graphs: the programs that will run. Raises CheckError if the placement of their buffers is not sound.
+    """
+    fixed = {
+        "interpreter and libraries": measured.libraries_bytes,
+        "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
+        "optimizer": optimizer_bytes,
+        "reserve": RUN_RESERVE_BYTES,
+    }
+
+    def peak(batch: int, weight_bytes: int, region_bytes: int) -> int:
+        """With all of the arena's region resident."""
+        apart = sum(fixed.values()) + weight_bytes + data_bytes(manifest, batch)
+        return max(apart + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
+
+    def least_peak(batch: int, weight_bytes: int) -> int:
+        return peak(batch, weight_bytes, smallest_region(graphs, batch))
+
+    streams_weights = least_peak(batch_size, weights.whole_bytes) > budget_bytes
+    weight_bytes = weights.streamed_bytes if streams_weights else weights.whole_bytes
+    largest = largest_batch(lambda batch: least_peak(batch, weight_bytes) <= budget_bytes, batch_size)
+    # Seven images and then one take as many runs as four and four, and more memory.
+    micro_batch = even_share(batch_size, largest) if largest else 0
+    batch = max(1, micro_batch)
+    # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
+    region_bytes = roomy_region(graphs, batch)
+    if peak(batch, weight_bytes, region_bytes) > budget_bytes:
+        region_bytes = smallest_region(graphs, batch)
+    if errors := placement_errors(graphs, batch, region_bytes):
+        raise CheckError(f"the planner is wrong: {errors[0]}; report this with your artifact")
+    resident_bytes = touched_bytes(graphs, batch, region_bytes)
+    live_bytes = arena_peak(graphs, batch).live_bytes
+    saved_bytes = resident_bytes * live_bytes["saved"] // sum(live_bytes.values())
+    parts = {
+        **fixed,
+        "weights": weight_bytes,
+        "saved tensors": saved_bytes,
+        "workspace": resident_bytes - saved_bytes + region_overhead(region_bytes),
+        "data": data_bytes(manifest, batch),
+    }
+    return MemoryPlan(
+        budget_bytes,
+        batch_size,
+        micro_batch,
+        max(sum(parts.values()), measured.peak_bytes),
+        # One MiB more than needed: what is measured at start-up varies by some pages.
+        (-(-least_peak(1, weights.streamed_bytes) // MIB) + 1) * MIB,
+        streams_weights,
+        parts,
+        region_bytes,
+    )
+
+
+def even_share(batch_size: int, largest: int) -> int:
+    """The smallest micro-batch that needs no more runs for `batch_size` images than `largest` does."""
+    runs = -(-batch_size // largest)
+    return -(-batch_size // runs)
+
+
+def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int) -> int | None:
+    """The budget with which to go on where memory has become scarce; None where the plan still holds, or where nothing
+    smaller is possible.
+
+    attainable_bytes: what the machine and its cgroups now let this process have. resident_bytes: what it has; more than
+    its budget means that the plan was wrong by the excess.
+    """
+    excess_bytes = max(0, resident_bytes - plan.budget_bytes)
+    needed_bytes = max(plan.predicted_peak_bytes, resident_bytes) + LEAST_FREE_BYTES
+    if attainable_bytes >= needed_bytes and not excess_bytes:
+        return None
+    budget_bytes = min(less_reserve(attainable_bytes), plan.predicted_peak_bytes - excess_bytes)
+    budget_bytes = max(budget_bytes, plan.minimum_budget_bytes)
+    return budget_bytes if budget_bytes < plan.predicted_peak_bytes else None
+
+
+def bytes_of_optimizer(manifest: Manifest, optimizer: str) -> int:
+    """State, gradient sums, and the best adapter so far; 4 bytes a parameter each."""
+    return 4 * manifest.trainable_parameters * (STATE_ARRAYS[optimizer] + 2)
+
+
+def data_bytes(manifest: Manifest, batch: int) -> int:
+    """The float32 batch, the uint8 images waiting in the queue, and the decoding of one more. Where there are features,
+    these too, with one image's as they are computed, and codes in the queue where these are larger than images."""
+    height, width = manifest.preprocessing.image_size
+    pixels = 3 * height * width
+    features_bytes = 4 * sum(math.prod(shape) for shape in manifest.features.values())
+    waiting_bytes = max(pixels, code_bytes(manifest.features))
+    batch_bytes = 4 * pixels * batch + features_bytes * (batch + 1)
+    return batch_bytes + (queue_capacity(batch) + 2) * waiting_bytes + DECODE_RESERVE_BYTES
+
+
+def queue_capacity(batch: int) -> int:
+    return batch + 1

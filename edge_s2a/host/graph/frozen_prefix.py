@@ -1,0 +1,120 @@
+"""Cuts the backbone off where nothing that is trained acts in it: its features depend on the image alone.
+
+Only the side branch reads the backbone without acting in it. What branch and head read of it (the pooled inputs of the
+blocks, and the classifier's input) are then the inputs of the graphs "training" and "inference", and outputs of a graph
+of their own, "features", whose results the device may keep from one epoch to the next.
+"""
+
+import dataclasses
+import hashlib
+
+from edge_s2a.artifact.names import IMAGE, feature
+from edge_s2a.host.graph.ir import VIEW, Batch, Graph
+from edge_s2a.host.graph.passes.dead_code import remove_dead_code
+from edge_s2a.host.graph.segment import in_words
+
+BESIDE_THE_BACKBONE = {"side"}  # adapters that leave the backbone's computation as it is
+
+
+def split_features(graphs: dict[str, Graph], trained: list[str]) -> dict[str, Graph]:
+    """ "training" and "inference" as graphs of features, and the graph "features" of an image.
+
+    trained: the graphs' inputs that are trained. Ensures that the image is read by "features" alone, and that features
+    of different images lie one after the other; where they do not, the graphs stay as they are.
+    """
+    inference, training = graphs["inference"], graphs["training"]
+    tapped = features_of(inference, {*trained})
+    if not all(isinstance(inference.types[value].shape[0], Batch) for value in tapped):
+        return graphs
+    digests = value_digests(inference)
+    names = {digests[value]: feature(number) for number, value in enumerate(tapped)}
+    return {
+        "features": features_graph(inference, {value: names[digests[value]] for value in tapped}),
+        "training": from_features(training, names),
+        "inference": from_features(inference, names),
+    }
+
+
+def features_of(graph: Graph, trained: set[str]) -> list[str]:
+    """The values that depend on the image and on nothing trained, and are read by nodes that depend on it; views under
+    the name of what they view. Sizes are none."""
+    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator == VIEW}
+    of_image, of_adapter = {IMAGE}, set(trained)
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        if node.operator == "Shape":
+            continue
+        if of_adapter.intersection(node.inputs):
+            found |= {origin(name, viewed): None for name in node.inputs if name in of_image}
+            of_adapter.update(node.outputs)
+        elif of_image.intersection(node.inputs):
+            of_image.update(node.outputs)
+    return list(found)
+
+
+def origin(name: str, viewed: dict[str, str]) -> str:
+    while name in viewed:
+        name = viewed[name]
+    return name
+
+
+def value_digests(graph: Graph) -> dict[str, str]:
+    """Equal for values of two graphs that are computed alike from inputs and constants of the same names."""
+    digests: dict[str, str] = {}
+    for node in graph.nodes:
+        text = repr(in_words(node, lambda name: digests.get(name, name))[:-1])
+        for place, name in enumerate(node.outputs):
+            digests[name] = hashlib.sha256(f"{text} {place}".encode()).hexdigest()
+    return digests
+
+
+def features_graph(graph: Graph, names: dict[str, str]) -> Graph:
+    """What computes the values that are the keys of `names`, under these names, from the image."""
+
+    def renamed(values: list[str]) -> list[str]:
+        return [names.get(value, value) for value in values]
+
+    nodes = [
+        dataclasses.replace(node, inputs=renamed(node.inputs), outputs=renamed(node.outputs)) for node in graph.nodes
+    ]
+    types = graph.types | {new: graph.types[old] for old, new in names.items()}
+    return pruned(Graph("features", graph.inputs, list(names.values()), nodes, dict(graph.constants), types))
+
+
+def from_features(graph: Graph, names: dict[str, str]) -> Graph:
+    """The graph with values of the digests in `names` as inputs, under these names, instead of the image."""
+    inputs = {value: names[digest] for value, digest in value_digests(graph).items() if digest in names}
+    types = graph.types | {new: graph.types[old] for old, new in inputs.items()}
+    # The classifier's input, at least, has one row an image.
+    counted = next(name for name in names.values() if types[name].shape[0] == Batch(1))
+    nodes = []
+    for node in graph.nodes:
+        if inputs.keys() & set(node.outputs):
+            continue
+        reads = [inputs.get(name, name) for name in node.inputs]
+        if node.operator == "Shape" and reads == [IMAGE]:
+            reads = [counted]
+        nodes.append(dataclasses.replace(node, inputs=reads, outputs=list(node.outputs)))
+    names_read = [*names.values(), *graph.inputs]
+    split = pruned(Graph(graph.name, names_read, graph.outputs, nodes, dict(graph.constants), types))
+    if IMAGE in split.inputs:
+        raise AssertionError(f"the graph {graph.name} computes features otherwise than the other one")
+    return split
+
+
+def pruned(graph: Graph) -> Graph:
+    """Without what no output depends on."""
+    graph = remove_dead_code(graph)
+    read = {name for node in graph.nodes for name in node.inputs}
+    return dataclasses.replace(graph, inputs=[name for name in graph.inputs if name in read])
+
+
+def shapes_of_features(graphs: dict[str, Graph]) -> dict[str, list[int]]:
+    """name -> shape for one image; an array holds those of a batch one after the other along the first axis."""
+    if "features" not in graphs:
+        return {}
+    graph = graphs["features"]
+    return {
+        name: [size.times if isinstance(size, Batch) else size for size in graph.types[name].shape]
+        for name in graph.outputs
+    }

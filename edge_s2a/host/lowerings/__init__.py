@@ -1,6 +1,0 @@
-"""Lowerings of ATen operators to ONNX, one function for each; importing this package fills the table."""
-
-from edge_s2a.host.lowerings import arithmetic, codes, convolution, products, views
-from edge_s2a.host.lowerings.table import LOWERINGS
-
-__all__ = ["LOWERINGS", "arithmetic", "codes", "convolution", "products", "views"]
