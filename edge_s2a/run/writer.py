@@ -1,82 +1,81 @@
-"""What a run reports while it goes: JSON lines in a file and a progress bar on the terminal."""
+"""Writes what a run leaves in its folder: JSON lines as they happen, facts at the start, a summary at the end."""
 
 import contextlib
 import json
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
-from edge_s2a.artifact.files import atomic_writer, writing
+from edge_s2a.artifact.files import atomic_writer, write_bytes, writing
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.device.memory.process import MIB
-from edge_s2a.run.reader import format_time
-
-BAR_WIDTH = 20
-REDRAW_S = 0.2
+from edge_s2a.run.convert import number, to_json
+from edge_s2a.run.schema import PREDICTIONS, RUN, SUMMARY, EpochLine, MetricsLine, PredictionLine, RunFacts, Summary
 
 
 class MetricsFile:
-    """Writes one JSON object a line. Raises UserError where the disk does not take it."""
+    """Appends records to RUN/metrics.jsonl, each as soon as it is written."""
 
-    def __init__(self, path: Path, steps: int, epochs: int):
-        """Keeps what `path` has of the first so many steps and epochs: what came after will be done again."""
+    def __init__(self, path: Path, steps: int = 0, epochs: int = 0):
+        """Starts the file over, or, given the steps and epochs that are done, continues it.
+
+        Lines of later steps and epochs are dropped, because they will be written again. Raises UserError if the disk
+        does not take it, as `write` does.
+        """
         if steps:
             _keep(path, steps, epochs)
         with writing(path):
             self._file = open(path, "a" if steps else "w", buffering=1, encoding="utf-8")
         self._path = path
 
-    def write(self, **values) -> None:
+    def write(self, line: MetricsLine) -> None:
         with writing(self._path):
-            self._file.write(json.dumps(values) + "\n")
+            self._file.write(json_line(line))
 
     def close(self) -> None:
         self._file.close()
 
 
 def _keep(path: Path, steps: int, epochs: int) -> None:
-    """Line by line, for the file of a long run is large. Its last line may be torn."""
+    """Drops the lines of later steps and epochs, line by line, for the file of a long run is large."""
     try:
         with open(path, encoding="utf-8", errors="replace") as old, atomic_writer(path) as new:
             for line in old:
-                with contextlib.suppress(ValueError, KeyError):
-                    values = parse_json(line)
-                    is_kept = values["epoch"] <= epochs if values["kind"] == "epoch" else values["step"] <= steps
-                    if is_kept:
+                with contextlib.suppress(ValueError):  # its last line may be torn
+                    if _is_done(parse_json(line), steps, epochs):
                         new.write(line.encode())
     except FileNotFoundError:
         return
 
 
-class Progress:
-    """A bar on a terminal; one line an epoch elsewhere; nothing where it is to be quiet."""
+def _is_done(values: Any, steps: int, epochs: int) -> bool:
+    """Whether a line of any kind, be it of another version, belongs to the first so many steps and epochs."""
+    if not isinstance(values, dict):
+        return False
+    is_epoch = values.get("kind") == EpochLine.kind
+    position = number(values.get("epoch" if is_epoch else "step"))
+    return position is not None and position <= (epochs if is_epoch else steps)
 
-    def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
-        self.quiet = quiet
-        self.total_steps, self.budget_bytes = total_steps, budget_bytes
-        self.first_step = done_steps
-        self.start_s = time.monotonic()
-        self.drawn_s = 0.0
-        self.live = sys.stderr.isatty() and not quiet
 
-    def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
-        """`step` optimizer steps are done."""
-        now = time.monotonic()
-        if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
-            return
-        self.drawn_s = now
-        filled = BAR_WIDTH * step // self.total_steps
-        seconds = (now - self.start_s) / max(1, step - self.first_step) * (self.total_steps - step)
-        sys.stderr.write(
-            f"\r\x1b[K{'█' * filled}{'░' * (BAR_WIDTH - filled)} {step}/{self.total_steps} "
-            f"loss {loss:.3f} acc {100 * accuracy:.1f} % {images_per_s:.1f} img/s "
-            f"mem {resident / MIB:.0f}/{self.budget_bytes / MIB:.0f} MiB {format_time(seconds)} left"
-        )
-        sys.stderr.flush()
+def json_line(record: MetricsLine | PredictionLine) -> str:
+    """Returns the line of a record, with its end."""
+    return json.dumps(to_json(record)) + "\n"
 
-    def message(self, text: str) -> None:
-        """A line of its own."""
-        if self.quiet:
-            return
-        sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
-        sys.stderr.flush()
+
+def write_facts(folder: Path, facts: RunFacts) -> None:
+    """Writes RUN/run.json. Raises UserError if the disk does not take it."""
+    write_bytes(folder / RUN, _document(to_json(facts)))
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Writes RUN/summary.json, which tells that the run is finished. Raises UserError if the disk does not take it."""
+    write_bytes(folder / SUMMARY, _document(to_json(summary)))
+
+
+def remove_results(folder: Path) -> None:
+    """Removes the results of an earlier run, so that nobody who watches takes the new run for one that is finished."""
+    for name in (SUMMARY, PREDICTIONS):
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _document(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()

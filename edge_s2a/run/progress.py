@@ -1,0 +1,43 @@
+"""Shows how a training gets on, on the terminal where it was started."""
+
+import sys
+import time
+
+from edge_s2a.run.text import MIB, format_time
+
+BAR_WIDTH = 20
+REDRAW_S = 0.2
+
+
+class Progress:
+    """A bar on a terminal; one line an epoch elsewhere; nothing where it is to be quiet."""
+
+    def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
+        self.quiet = quiet
+        self.total_steps, self.budget_bytes = total_steps, budget_bytes
+        self.first_step = done_steps
+        self.start_s = time.monotonic()
+        self.drawn_s = 0.0
+        self.live = sys.stderr.isatty() and not quiet
+
+    def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
+        """`step` optimizer steps are done."""
+        now = time.monotonic()
+        if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
+            return
+        self.drawn_s = now
+        filled = BAR_WIDTH * step // self.total_steps
+        seconds = (now - self.start_s) / max(1, step - self.first_step) * (self.total_steps - step)
+        sys.stderr.write(
+            f"\r\x1b[K{'█' * filled}{'░' * (BAR_WIDTH - filled)} {step}/{self.total_steps} "
+            f"loss {loss:.3f} acc {100 * accuracy:.1f} % {images_per_s:.1f} img/s "
+            f"mem {resident / MIB:.0f}/{self.budget_bytes / MIB:.0f} MiB {format_time(seconds)} left"
+        )
+        sys.stderr.flush()
+
+    def message(self, text: str) -> None:
+        """A line of its own."""
+        if self.quiet:
+            return
+        sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
+        sys.stderr.flush()

@@ -1,0 +1,230 @@
+"""Defines what a run leaves in its folder: the names of the files and the types of the records in them.
+
+Who writes, reads, watches and reports a run uses these types; `edge_s2a.run.convert` makes JSON of them and reads it
+again. docs/RUN.md documents the same for users. Sizes are in bytes, `seconds` in seconds, `temperature_c` in degrees
+Celsius. Where an annotation allows None although a run always writes a value, a reader may meet a file without it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from edge_s2a.run.convert import decimals, from_json, significant
+
+RUN, METRICS, PREDICTIONS, SUMMARY = "run.json", "metrics.jsonl", "predictions.jsonl", "summary.json"
+ADAPTER, BEST = "adapter.safetensors", "best.safetensors"
+CHECKPOINT, FEATURES, LOCK = "checkpoint", "features.cache", "lock"
+
+
+# -- metrics.jsonl: one JSON object per line, by kind --------------------------------------------------
+# `epoch` counts from 1, `step` counts optimizer steps over the whole run.
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """An optimizer step whose loss and gradient were finite."""
+
+    kind: ClassVar[str] = "step"
+    epoch: int
+    step: int
+    loss: float = field(metadata=decimals(6))  # mean over the step's images, with label smoothing
+    gradient_norm: float | None = field(metadata=significant(6))
+    accuracy: float = field(metadata=decimals(4))
+    lr: float
+    images_per_s: float = field(metadata=decimals(2))
+    rss_bytes: int  # of the process after the step
+    seconds: float = field(metadata=decimals(4))
+    temperature_c: float | None = None  # of the hottest zone after the step, where the device tells
+
+
+@dataclass(frozen=True)
+class EpochLine:
+    """An epoch and its validation. A loss or accuracy is None where there was nothing to compute it from."""
+
+    kind: ClassVar[str] = "epoch"
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float | None
+    val_accuracy: float | None
+    skipped_images: int | None  # so far
+    peak_rss_bytes: int | None  # so far
+
+
+@dataclass(frozen=True)
+class SkippedLine:
+    """A step that changed nothing, because its loss or gradient was not finite."""
+
+    kind: ClassVar[str] = "skipped"
+    epoch: int | None
+    step: int | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class RestoredLine:
+    """A return to the best adapter so far, with a smaller share of the learning rate from there on."""
+
+    kind: ClassVar[str] = "restored"
+    epoch: int | None
+    step: int | None
+    reason: str | None
+    rate_share: float | None
+
+
+@dataclass(frozen=True)
+class RestLine:
+    """A rest after a step, because the device was too hot or its power was short."""
+
+    kind: ClassVar[str] = "rest"
+    epoch: int | None
+    step: int | None
+    seconds: float | None = field(metadata=decimals(3))
+    temperature_c: float | None
+    is_power_short: bool
+    count: int = 1  # rests in a row that a reader has merged into this one; a run writes each by itself
+
+
+@dataclass(frozen=True)
+class PressureLine:
+    """A stop because memory had become scarce; the run goes on within `budget_bytes`."""
+
+    kind: ClassVar[str] = "pressure"
+    step: int | None
+    attainable_bytes: int | None
+    rss_bytes: int | None
+    budget_bytes: int | None
+
+
+Event = SkippedLine | RestoredLine | RestLine | PressureLine
+MetricsLine = StepLine | EpochLine | Event
+LINES: tuple[type[MetricsLine], ...] = (StepLine, EpochLine, SkippedLine, RestoredLine, RestLine, PressureLine)
+_LINE_OF_KIND: dict[str, type[MetricsLine]] = {line.kind: line for line in LINES}
+
+
+def metrics_line(values: object) -> MetricsLine | None:
+    """Returns the record of a line of metrics.jsonl; None if its kind is not known or a required number is missing."""
+    kind = values.get("kind") if isinstance(values, dict) else None
+    line = _LINE_OF_KIND.get(kind) if isinstance(kind, str) else None
+    return None if line is None else from_json(line, values)
+
+
+# -- predictions.jsonl: one JSON object per image ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionLine:
+    """What the last validation predicted for an image."""
+
+    image: str  # below the folder of the validation data; its number in a .npz
+    label: str
+    predicted: str
+    probability: float | None = field(metadata=decimals(6))  # of the predicted class; None where it is not finite
+
+
+# -- run.json ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """The artifact that is trained; the fields are those of its manifest (docs/FORMAT.md)."""
+
+    model: str | None
+    model_kwargs: dict[str, Any]
+    adapter: str | None  # its kinds, joined by "+"
+    saved_bits: str | None
+    mean_saved_bits: float | None
+    levels: str | None
+    weight_format: str | None
+    int8_layers: int | None  # how many
+    image_size: list[int]  # height, width
+    trainable_parameters: int | None
+    total_parameters: int | None
+    saved_bytes_per_image: int | None
+    file_bytes: int | None
+    format_version: int | None
+    model_digest: str | None
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """Where the images of a split are, as an absolute path, and how many there are."""
+
+    where: str | None
+    images: int | None
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The data; val is None where nothing is validated."""
+
+    train: SplitFacts
+    val: SplitFacts | None
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """The memory plan, as `edge_s2a.device.memory.budget.MemoryPlan` has it."""
+
+    budget_bytes: int | None
+    batch_size: int | None
+    micro_batch_size: int | None
+    predicted_peak_bytes: int | None
+    minimum_budget_bytes: int | None
+    streams_weights: bool
+    parts: dict[str, int]  # bytes, of predicted_peak_bytes
+    arena_bytes: int | None
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """The machine that trains."""
+
+    architecture: str | None
+    system: str | None  # name and release of the kernel
+    cores: int | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run says of itself when it starts or resumes: the whole of run.json."""
+
+    started: str | None  # ISO 8601, UTC, of this process
+    settings: dict[str, Any]  # the options of `edge-s2a train`
+    artifact: ArtifactFacts
+    data: DataFacts
+    classes: list[str]  # in the order of the logits
+    plan: PlanFacts
+    providers: list[str]  # what the engine computes on
+    machine: MachineFacts
+    versions: dict[str, str]  # package -> version
+    steps: int | None  # optimizer steps of the whole run
+    resumed_at_step: int | None  # optimizer steps done when this process started
+
+
+# -- summary.json --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a finished run ended: the whole of summary.json."""
+
+    steps: int | None
+    epochs: int | None
+    train_loss: float | None  # of the last epoch; None where no step was finite
+    val_accuracy: float | None  # None without validation
+    best_accuracy: float | None
+    seconds: float | None = field(metadata=decimals(3))  # in all, of all processes of the run
+    seconds_per_step: float | None = field(metadata=decimals(4))
+    peak_rss_bytes: int | None
+    predicted_peak_bytes: int | None
+    budget_bytes: int | None
+    batch_size: int | None
+    micro_batch_size: int | None
+    rate_share: float | None  # of the learning rate that was asked for, left at the end
+    trainable_parameters: int | None
+    total_parameters: int | None
+    classes: list[str]
+    skipped_images: int | None
+    skipped: dict[str, str]  # image -> why it could not be used
+    output: str | None  # the folder of the run
