@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_args, get_origin
 
 from edge_s2a.errors import UserError
 from edge_s2a.sizes import parse_size
@@ -143,6 +143,7 @@ def result_options(values: Options) -> dict[str, Any]:
 P = ParamSpec("P")
 O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 def accepting(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
@@ -152,6 +153,18 @@ def accepting(cls: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R
     def decorate(function: Callable[[O], R]) -> Callable[P, R]:
         def with_keywords(*arguments: P.args, **keywords: P.kwargs) -> R:
             return function(cls(*arguments, **keywords))
+
+        return documented(with_keywords, function, cls)
+
+    return decorate
+
+
+def constructor(cls: Callable[P, O]) -> Callable[[Callable[[S, O], None]], Callable[Concatenate[S, P], None]]:
+    """The same for an __init__ that takes an options object."""
+
+    def decorate(function: Callable[[S, O], None]) -> Callable[Concatenate[S, P], None]:
+        def with_keywords(self: S, *arguments: P.args, **keywords: P.kwargs) -> None:
+            function(self, cls(*arguments, **keywords))
 
         return documented(with_keywords, function, cls)
 

@@ -1,58 +1,50 @@
-"""The device side as a library: `Trainer` for images that a program has, `train` for folders."""
+"""Trains the adapter of an artifact: one optimizer step at a time, or a whole training."""
 
-import itertools
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
-from edge_s2a.device import training_run as trainer
-from edge_s2a.device.data.dataset import UnusableImage, as_rgb, read_image, resize_and_crop
+from edge_s2a.device.data.collate import Prepared
+from edge_s2a.device.data.images import UnusableImage
+from edge_s2a.device.data.program_images import (
+    ImageLike,
+    Label,
+    LabelledImages,
+    ProgramImages,
+    Reader,
+    StreamedImages,
+    name_of,
+)
 from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.engine.load import load, plan_memory, start_engine
-from edge_s2a.device.engine.onnxruntime import Inputs
-from edge_s2a.device.evaluate import log_softmax, score
-from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import parse_size
+from edge_s2a.device.engine.load import load, start_engine
+from edge_s2a.device.evaluate import evaluate_batches, log_softmax
+from edge_s2a.device.memory.available import budget_bytes
 from edge_s2a.device.optim.accumulate import accumulate
+from edge_s2a.device.optim.clipping import clip
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
-from edge_s2a.device.optim.schedule import learning_rate
-from edge_s2a.device.policy.guard import clip
+from edge_s2a.device.policy.interruption import Interruption
+from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
+from edge_s2a.device.training_loop import Images, Length, TrainingLoop, TrainingStep
 from edge_s2a.errors import UserError
+from edge_s2a.options import TrainerOptions, constructor
 
-__all__ = ["Evaluation", "Prediction", "Trainer", "TrainingStep", "plan_memory", "train"]
-
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
-"""A file, a Pillow image, or pixels uint8 (height, width, 3) in RGB."""
-Label = int | str
-"""The number of a class, from 0, or its name."""
-
-
-class TrainingStep(NamedTuple):
-    """One optimizer step, as `Trainer` reports it."""
-
-    step: int  # from 1, over the life of the trainer
-    loss: float  # mean over the batch before the update, with label smoothing
-    accuracy: float  # share of the batch whose likeliest class was right
-    learning_rate: float  # 0 where loss or gradient were not finite: then nothing was updated
-    gradient_norm: float
-    images: int  # in the batch
-    seconds: float
+START_SEED = 0  # of the images that `start` reads
 
 
 class Evaluation(NamedTuple):
-    """What an adapter is worth on labelled images."""
+    """The quality of an adapter on labelled images."""
 
     accuracy: float  # share of images whose likeliest class is right
-    loss: float  # mean cross-entropy, without label smoothing
+    loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
     images: int
 
 
@@ -82,161 +74,198 @@ class Trainer:
     One process has one trainer at a time, and one number of threads.
     """
 
-    def __init__(
-        self,
-        artifact: str | os.PathLike,
-        *,
-        memory_budget: str | int = "auto",
-        batch_size: int = 16,
-        lr: float = 2e-3,
-        optimizer: str = "adamw",
-        weight_decay: float = 0.01,
-        label_smoothing: float = 0.1,
-        clip_norm: float = math.inf,
-        classes: Sequence[str] | None = None,
-        seed: int = 0,
-        threads: int | None = None,
-        provider: str = "cpu",
-    ):
-        """artifact: a file that `pack` wrote. memory_budget: bytes, a size as "192MiB", or "auto", what machine and
-        cgroup leave. batch_size: images an optimizer step, run in as few micro-batches as the budget allows.
-        lr: peak learning rate. optimizer: "adamw" or "sgd". weight_decay: of matrices. clip_norm: larger gradients are
-        scaled to it. classes: names, where the artifact has none. seed: of the order of images. threads: of the
-        engine, by default the physical cores. provider: "cpu", "cuda" or "tensorrt".
-
-        Raises BudgetError, which has the smallest budget that would do, and UserError for what is wrong otherwise.
-        """
-        if optimizer not in OPTIMIZERS:
-            raise UserError(f"optimizer {optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
-        if batch_size < 1 or not lr > 0:
-            raise UserError(f"batch_size {batch_size} and lr {lr} must be positive")
-        threads = start_engine(provider, threads)
-        budget_bytes = parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget
-        self._runtime = load(Path(artifact), budget_bytes, batch_size, threads, optimizer)
-        self._engine, self._collator = self._runtime.engine, self._runtime.collator
-        self._manifest = manifest = self._runtime.artifact.manifest
-        self.plan = self._runtime.plan
+    @constructor(TrainerOptions)
+    def __init__(self, options: TrainerOptions) -> None:
+        """Loads an artifact that `pack` wrote. Raises BudgetError, which has the smallest budget that would do, and
+        UserError for what is wrong otherwise."""
+        self.options = options
+        configuration = start_engine(options.provider, options.threads)
+        self.runtime = load(
+            Path(options.artifact),
+            budget_bytes(options.memory_budget),
+            options.batch_size,
+            configuration,
+            options.optimizer,
+        )
+        self.engine, self.collator = self.runtime.engine, self.runtime.collator
+        self.manifest = self.runtime.artifact.manifest
+        self.plan = self.runtime.plan
         """What the budget allows: `micro_batch_size`, `predicted_peak_bytes`, `parts` and more."""
-        self.classes = manifest.class_names(classes)
-        """Names of the classes, in order of their numbers."""
-        self.skipped: list[str] = []
-        """Images that could not be read, with the reason, each once."""
         self.steps = 0
         """Optimizer steps so far."""
-        self._batch_size, self._lr = batch_size, lr
-        self._smoothing, self._clip_norm = label_smoothing, clip_norm
-        self._optimizer = OPTIMIZERS[optimizer](
-            self._engine.adapter, weight_decay, relative_rates(manifest.head, optimizer, lr)
+        self.optimizer = OPTIMIZERS[options.optimizer](
+            self.engine.adapter,
+            options.weight_decay,
+            relative_rates(self.manifest.head, options.optimizer, options.lr),
         )
-        self._gradients = {name: np.zeros_like(array) for name, array in self._engine.adapter.items()}
-        self._rng = np.random.default_rng(seed)
-        self._is_fresh = True
-        self._is_stopped = False
+        self.gradients = {name: np.zeros_like(array) for name, array in self.engine.adapter.items()}
+        self._reader = Reader(
+            self.manifest.preprocessing, self.manifest.class_names(options.classes), self.plan.decode_limit_bytes
+        )
+        self._rng = np.random.default_rng(options.seed)
+        self.is_fresh = True  # nothing has been trained, started or loaded yet
+        self.best_adapter: dict[str, np.ndarray] = {}
+        """The best adapter of the last `fit`."""
+        self._loop: TrainingLoop | None = None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order of their numbers."""
+        return self._reader.classes
+
+    @classes.setter
+    def classes(self, names: list[str]) -> None:
+        self._reader.classes = names
+
+    @property
+    def skipped(self) -> list[str]:
+        """Images that could not be read, with the reason, each once."""
+        return self._reader.reasons
 
     # -- training --------------------------------------------------------------------------------------
 
     def fit(
         self,
-        images: Iterable[tuple[ImageLike, Label]],
+        images: LabelledImages,
         *,
         steps: int,
         warmup_steps: int = 0,
+        validation: Sequence[tuple[ImageLike, Label]] | None = None,
+        output: str | os.PathLike[str] | None = None,
+        resume: bool = False,
         on_step: Callable[[TrainingStep], None] | None = None,
     ) -> TrainingStep | None:
-        """At most `steps` optimizer steps, the learning rate falling over them from its peak as half a cosine, after a
-        linear warm-up. Returns the last step, None where no image could be read. Raises UserError where a sequence is
-        empty.
+        """Makes at most `steps` optimizer steps, the learning rate falling over them from its peak as half a cosine,
+        after a linear warm-up. Returns the last step, None if no image could be read.
 
         A sequence is read again and again, each time in another order; before the first step of a new adapter, `start`
-        gets it. Any other iterable is read once, in its order, and may end early. on_step: called after each step;
-        `stop` ends the training there.
+        gets it. Any other iterable is read once, in its order, and may end early.
+
+        validation: evaluated after each pass over a sequence; `best_adapter` is then the best by its accuracy, without
+        it the best by training accuracy. output: a folder that gets what `edge-s2a train` leaves in RUN, checkpoints
+        included. resume: continues from there; with the same images and options a new trainer comes to the adapter of
+        a training that nothing disturbed, bit for bit. on_step: called after each step; `stop` ends the training there.
+
+        The policies of `edge-s2a train` hold: the training goes back to its best adapter where its numbers run away,
+        rests while the device is hot, and ends a process that hangs. Raises UserError for images that are wrong,
+        MemoryPressure where the machine no longer has the memory that was planned (with a checkpoint in `output`, from
+        which a trainer in a fresh process continues within the budget that the error names), and KeyboardInterrupt
+        when told to stop.
         """
-        self._is_stopped = False
-        if isinstance(images, Sequence):
-            _require(images)
-            if self._is_fresh:
-                self.start(images)
-            source = self._again_and_again(images)
-        else:
-            source = self._prepared(images)
-        last = None
-        for number in range(steps):
-            lr = learning_rate(number, self._lr, warmup_steps, steps)
-            step = self._step(itertools.islice(source, self._batch_size), lr)
-            if step is None:
-                break
-            last = step
+        taken: list[TrainingStep] = []
+
+        def note(step: TrainingStep, _: object) -> None:
+            taken[:] = [step]
             if on_step:
                 on_step(step)
-            if self._is_stopped:
-                break
-        return last
+
+        with contextlib.ExitStack() as stack:
+            interruption = stack.enter_context(Interruption())
+            folder = None if output is None else stack.enter_context(RunFolder(Path(output)))
+            # What a fresh trainer resumes must not depend on what this one has drawn before.
+            rng = self._rng if folder is None else np.random.default_rng(self.options.seed)
+            self._loop = loop = TrainingLoop(
+                self,
+                self._images(images, rng),
+                Length(steps, warmup_steps, steps=steps),
+                self.options,
+                interruption,
+                folder=folder,
+                validation=None if validation is None else self._images(validation, rng),
+                on_step=note,
+            )
+            if resume:
+                loop.resume()
+            else:
+                loop.begin(START_SEED)
+            loop.run()
+            loop.finish()
+        self.best_adapter = loop.best
+        return taken[0] if taken else None
 
     def stop(self) -> None:
         """Called by `on_step`: makes this step the last."""
-        self._is_stopped = True
+        if self._loop is not None:
+            self._loop.stop()
 
-    def step(self, images: Iterable[tuple[ImageLike, Label]], lr: float | None = None) -> TrainingStep:
-        """One optimizer step with the mean gradient of all `images`, at most batch_size, at the rate `lr`, by default
-        the peak. Raises UserError if none can be read."""
+    def step(self, images: LabelledImages, lr: float | None = None) -> TrainingStep:
+        """Makes one optimizer step with the mean gradient of all `images`, at most batch_size, at the rate `lr`, by
+        default the peak. Raises UserError if none can be read. Policies act in `fit` alone."""
         images = list(images)
-        if len(images) > self._batch_size:
-            raise UserError(f"{len(images)} images are more than the batch_size of {self._batch_size}")
-        step = self._step(self._prepared(images), self._lr if lr is None else lr)
+        if len(images) > self.options.batch_size:
+            raise UserError(f"{len(images)} images are more than the batch_size of {self.options.batch_size}")
+        step = self.step_prepared(self._reader.readable(images), self.options.lr if lr is None else lr)
         if step is None:
             raise UserError(f"a step needs images, and had none that can be read; skipped: {self.skipped[-3:]}")
         return step
 
-    def start(self, images: Sequence[tuple[ImageLike, Label]]) -> None:
-        """Sets the head to the class means of the features of at most 32 images a class, and low-rank maps to the
-        directions of their gradient: where few images lead far (device/start). Raises UserError
-        where there are none."""
-        _require(images)
-        labels = np.array([self._label(label) for _, label in images])
-        chosen = [images[index] for index in images_for_means(labels, 0)]
-
-        def batches() -> Iterator[tuple[Inputs, np.ndarray]]:
-            return self._batches(iter(chosen))
-
-        count = start_adapter(self._engine, self._manifest, batches, self._gradients, self._smoothing, self._batch_size)
-        self._is_fresh = count == 0
-
-    def _step(self, images: Iterator[tuple[int, np.ndarray]], lr: float) -> TrainingStep | None:
+    def step_prepared(self, images: Iterator[tuple[int, Prepared]], lr: float) -> TrainingStep | None:
+        """Makes one optimizer step from at most batch_size of (label, image as `collator` takes it); None if there are
+        none. Where loss or gradient are not finite, nothing is updated."""
         start_s = time.monotonic()
-        result = accumulate(self._runtime, images, self._gradients, self._batch_size, self._smoothing)
-        if not result.count:
+        result = accumulate(
+            self.runtime, images, self.gradients, self.options.batch_size, self.options.label_smoothing
+        )
+        if not result.images:
             return None
         self.steps += 1
-        self._is_fresh = False
+        self.is_fresh = False
         if result.is_finite:
-            clip(self._gradients, result.gradient_norm, self._clip_norm)
-            self._optimizer.step(self._gradients, lr)
+            clip(self.gradients, result.gradient_norm, self.options.clip_norm)
+            self.optimizer.step(self.gradients, lr)
         return TrainingStep(
-            self.steps, result.loss, result.correct / result.count, lr if result.is_finite else 0.0,
-            result.gradient_norm, result.count, time.monotonic() - start_s,
+            self.steps, result.loss, result.correct / result.images, lr if result.is_finite else 0.0,
+            result.gradient_norm, result.images, time.monotonic() - start_s,
         )  # fmt: skip
+
+    def start(self, images: Sequence[tuple[ImageLike, Label]]) -> None:
+        """Sets the head to the class means of the features of at most 32 images per class, and low-rank maps to the
+        directions of their gradient: where few images lead far (device/start). Raises UserError where there are
+        none."""
+        self.start_from(self._images(images, self._rng), START_SEED)
+
+    def start_from(self, images: Images, seed: int) -> int | None:
+        """Starts the adapter from images chosen by `seed`; returns how many were read, None where the head cannot
+        start so."""
+        assert images.labels is not None
+        chosen = images_for_means(images.labels, seed)
+        options = self.options
+        count = start_adapter(
+            self.engine, self.manifest, lambda: images.batches(chosen.tolist()), self.gradients,
+            options.label_smoothing, options.batch_size,
+        )  # fmt: skip
+        self.is_fresh = count == 0
+        return count
+
+    def _images(self, images: LabelledImages, rng: np.random.Generator) -> Images:
+        if not isinstance(images, Sequence):
+            return StreamedImages(images, self._reader)
+        if not len(images):
+            raise UserError("there are no images to train on; give at least one")
+        return ProgramImages(images, self._reader, self.runtime, rng, self.options.batch_size)
 
     # -- use -------------------------------------------------------------------------------------------
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
-        """The `top` likeliest classes of an image. Raises UserError if it cannot be read."""
+        """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
         try:
-            pixels = self._pixels(image)
+            pixels = self._reader.pixels(image)
         except UnusableImage as error:
-            raise UserError(_reason(image, error)) from error
-        self._collator.add(pixels)
-        probabilities = np.exp(log_softmax(logits_of(self._engine, self._collator.inputs())))[0]
+            raise UserError(f"{name_of(image)}: {error}") from error
+        self.collator.add(pixels)
+        probabilities = np.exp(log_softmax(logits_of(self.engine, self.collator.inputs())))[0]
         return [Prediction(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
 
-    def evaluate(self, images: Iterable[tuple[ImageLike, Label]]) -> Evaluation:
-        """Raises UserError if no image can be read."""
-        correct, loss, count = 0, 0.0, 0
-        for inputs, labels in self._batches(iter(images)):
-            right, loss_sum = score(logits_of(self._engine, inputs), labels)
-            correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
-        if not count:
+    def evaluate(self, images: LabelledImages) -> Evaluation:
+        """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
+        batches = self._reader.batches(images, self.collator)
+        result = evaluate_batches(
+            self.engine, (([], inputs, labels) for _, inputs, labels in batches), self.classes
+        )
+        if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
-        return Evaluation(correct / count, loss / count, count)
+        loss = math.nan if result["loss"] is None else result["loss"]
+        return Evaluation(result["accuracy"], loss, result["count"])
 
     # -- the adapter -----------------------------------------------------------------------------------
 
@@ -244,141 +273,20 @@ class Trainer:
     def adapter(self) -> dict[str, np.ndarray]:
         """A copy of what is trained, float32 by name. May be set, to tensors of the same names and shapes; what the
         optimizer remembers is then forgotten."""
-        return {name: array.copy() for name, array in self._engine.adapter.items()}
+        return {name: array.copy() for name, array in self.engine.adapter.items()}
 
     @adapter.setter
     def adapter(self, tensors: dict[str, np.ndarray]) -> None:
-        check_shapes(tensors, self._manifest, "adapter")
-        for name, array in self._engine.adapter.items():
+        check_shapes(tensors, self.manifest, "adapter")
+        for name, array in self.engine.adapter.items():
             array[...] = tensors[name]
-        forget(self._optimizer)
-        self._is_fresh = False
+        forget(self.optimizer)
+        self.is_fresh = False
 
-    def load(self, path: str | os.PathLike) -> None:
+    def load(self, path: str | os.PathLike[str]) -> None:
         """Takes over an adapter file of this artifact, and the names of its classes."""
-        self.adapter, self.classes = load_adapter(Path(path), self._manifest)
+        self.adapter, self.classes = load_adapter(Path(path), self.manifest)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the adapter, atomically; `load`, `edge-s2a eval` and `predict` read it."""
-        save_adapter(Path(path), self._engine.adapter, self._manifest, self.classes)
-
-    # -- images ----------------------------------------------------------------------------------------
-
-    def _again_and_again(self, images: Sequence[tuple[ImageLike, Label]]) -> Iterator[tuple[int, np.ndarray]]:
-        """As _prepared, pass after pass until one in which none can be read."""
-        readable = True
-        while readable:
-            readable = False
-            for prepared in self._prepared(images[index] for index in self._rng.permutation(len(images))):
-                readable = True
-                yield prepared
-
-    def _prepared(self, images: Iterable[tuple[ImageLike, Label]]) -> Iterator[tuple[int, np.ndarray]]:
-        """(number of the class, pixels as the model takes them) of those that can be read."""
-        for image, label in images:
-            number = self._label(label)
-            try:
-                yield number, self._pixels(image)
-            except UnusableImage as error:
-                if (reason := _reason(image, error)) not in self.skipped:
-                    self.skipped.append(reason)
-
-    def _pixels(self, image: ImageLike) -> np.ndarray:
-        """uint8 (height, width, 3)"""
-        preprocessing = self._manifest.preprocessing
-        if isinstance(image, str | os.PathLike):
-            image = read_image(Path(image), preprocessing, self.plan.decode_limit_bytes)
-        elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")
-            image = Image.fromarray(np.ascontiguousarray(image))
-        elif not isinstance(image, Image.Image):
-            raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
-        return resize_and_crop(as_rgb(image), preprocessing)
-
-    def _label(self, label: Label) -> int:
-        if isinstance(label, str):
-            if label not in self.classes:
-                raise UserError(f"class {label!r} is unknown; the classes are {', '.join(self.classes[:20])}")
-            return self.classes.index(label)
-        if not 0 <= label < len(self.classes):
-            raise UserError(f"label {label} is none of 0 to {len(self.classes) - 1}")
-        return int(label)
-
-    def _batches(self, images: Iterator[tuple[ImageLike, Label]]) -> Iterator[tuple[Inputs, np.ndarray]]:
-        """(inputs of the engine, labels int (micro-batch,)); inputs are valid until the next ones."""
-        source = self._prepared(images)
-        while part := list(itertools.islice(source, self.plan.micro_batch_size)):
-            for _, pixels in part:
-                self._collator.add(pixels)
-            yield self._collator.inputs(), np.array([label for label, _ in part])
-
-
-def _reason(image: ImageLike, error: UnusableImage) -> str:
-    return f"{image if isinstance(image, str | os.PathLike) else 'an image'}: {error}"
-
-
-def _require(images: Sequence[tuple[ImageLike, Label]]) -> None:
-    if not len(images):
-        raise UserError("there are no images to train on; give at least one")
-
-
-def train(
-    artifact: str | os.PathLike,
-    data: str | os.PathLike,
-    output: str | os.PathLike,
-    *,
-    memory_budget: str | int,
-    val_data: str | os.PathLike | None = None,
-    epochs: int = 15,
-    batch_size: int = 16,
-    lr: float = 2e-3,
-    optimizer: str = "adamw",
-    weight_decay: float = 0.01,
-    warmup_epochs: float = 1.0,
-    label_smoothing: float = 0.1,
-    clip_norm: float = math.inf,
-    augment: str = "none",
-    feature_cache: str | int | None = None,
-    seed: int = 0,
-    resume: bool = False,
-    checkpoint_minutes: float = 10.0,
-    max_temperature: float = 80.0,
-    watchdog_minutes: float = 60.0,
-    quiet: bool = False,
-    threads: int | None = None,
-    provider: str = "cpu",
-    on_step: Callable[[dict], None] | None = None,
-) -> dict:
-    """What `edge-s2a train` does, in this process: fine-tunes on an ImageFolder or .npz `data`, leaves adapters,
-    metrics and checkpoints in the folder `output`, and returns the summary, which is also output/summary.json.
-
-    Parameters are the options of the command (`edge-s2a train --help`). on_step: called after each step with what
-    metrics.jsonl says of it. Raises UserError, BudgetError, and MemoryPressure where the machine no longer has the
-    memory that was planned: then call again in a fresh process with resume=True and the budget that it names.
-    """
-    settings = trainer.TrainSettings(
-        artifact=Path(artifact),
-        data=Path(data),
-        output=Path(output),
-        memory_budget_bytes=parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget,
-        threads=start_engine(provider, threads),
-        val_data=None if val_data is None else Path(val_data),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
-        warmup_epochs=warmup_epochs,
-        label_smoothing=label_smoothing,
-        augment=augment,
-        feature_cache_bytes=parse_size(feature_cache) if isinstance(feature_cache, str) else feature_cache,
-        seed=seed,
-        clip_norm=clip_norm,
-        resume=resume,
-        checkpoint_minutes=checkpoint_minutes,
-        max_temperature_c=max_temperature,
-        watchdog_minutes=watchdog_minutes,
-        quiet=quiet,
-    )
-    return trainer.train(settings, on_step)
+        save_adapter(Path(path), self.engine.adapter, self.manifest, self.classes)

@@ -1,11 +1,17 @@
-"""How warm the device is and whether it has enough power, from sysfs; and how long to rest.
+"""Rests between steps while the device is too hot or short of power, as sysfs tells.
 
 Jetson and Raspberry Pi slow their clocks down by themselves when they are hot or their supply sags, for everything that
 runs on them. Resting between steps leaves the others alone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from edge_s2a.run.schema import RestLine
+
+if TYPE_CHECKING:
+    from edge_s2a.device.training_loop import TrainingLoop, TrainingStep
 
 SYSFS = Path("/sys")
 # Alarms of the kernel's hardware monitors: under-voltage (Raspberry Pi's rpi_volt) and over-current (Jetson's ina3221).
@@ -20,6 +26,27 @@ LONGEST_REST_S = 60.0
 class Condition(NamedTuple):
     temperature_c: float | None  # of the hottest zone; None where no zone can be read
     is_power_short: bool
+
+
+class Heat:
+    """Sleeps after each step for as long as the device's condition asks for."""
+
+    def __init__(self, limit_c: float, sleep: Callable[[float], None]):
+        """limit_c: rest from this temperature on, in degrees Celsius. sleep: takes seconds."""
+        self.limit_c, self.sleep = limit_c, sleep
+
+    def after_step(self, loop: "TrainingLoop", step: "TrainingStep") -> None:
+        condition = loop.condition
+        seconds = rest_s(condition, self.limit_c, step.seconds)
+        if seconds:
+            position = loop.position
+            loop.write(
+                RestLine(
+                    epoch=position.epoch + 1, step=position.step, seconds=seconds,
+                    temperature_c=condition.temperature_c, is_power_short=condition.is_power_short,
+                )
+            )  # fmt: skip
+            self.sleep(seconds)
 
 
 def read_condition(sysfs: Path = SYSFS) -> Condition:

@@ -1,0 +1,57 @@
+"""The images of a folder or a .npz as a training reads them: in the order of seed and epoch, by a thread of their own."""
+
+import contextlib
+import functools
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from edge_s2a.device.checkpoint import Position
+from edge_s2a.device.data.collate import Prepared
+from edge_s2a.device.data.dataset import Dataset
+from edge_s2a.device.data.loader import stream
+from edge_s2a.device.data.reading import read_batches
+from edge_s2a.device.engine.base import Inputs
+from edge_s2a.device.runtime import Runtime
+from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.memory.budget import queue_capacity
+from edge_s2a.errors import UserError
+
+
+class DatasetImages:
+    """`training_loop.Images` of a dataset. Which image comes when, and its augmentation, follow from seed and epoch."""
+
+    is_exhausted = False
+
+    def __init__(self, dataset: Dataset, runtime: Runtime, augment: str = "none", seed: int = 0):
+        self.dataset, self.runtime, self.augment, self.seed = dataset, runtime, augment, seed
+        self.count, self.where = len(dataset.samples), dataset.where
+        self.labels = np.array([sample.label for sample in dataset.samples])
+
+    def epoch(self, position: Position) -> Generator[tuple[int, Prepared], None, None]:
+        seed = (self.seed, position.epoch)
+        order = np.random.default_rng(seed).permutation(self.count).tolist()
+        place = {index: number for number, index in enumerate(order, 1)}
+        load = functools.partial(self.runtime.collator.load, self.dataset, augment=self.augment, seed=seed)
+        capacity = queue_capacity(self.runtime.plan.micro_batch_size)
+        with contextlib.closing(stream(self.dataset, order[position.images :], load, capacity)) as ready:
+            for index, prepared in ready:
+                position.images = place[index]
+                yield self.dataset.samples[index].label, prepared
+        position.images = self.count
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Inputs, np.ndarray]]:
+        for chosen, inputs in read_batches(self.dataset, indices, self.runtime.collator):
+            yield inputs, self.labels[chosen]
+
+    def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
+        return evaluate(self.runtime, self.dataset, predictions)
+
+    def skipped(self) -> dict[str, str]:
+        return self.dataset.skipped_names()
+
+    def require_usable(self) -> None:
+        if len(self.dataset.skipped) == self.count:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped().items())[:3])
+            raise UserError(f"no image of {self.dataset.where} could be used ({reasons}); check the data")

@@ -1,0 +1,191 @@
+"""The images that a program has, as a training reads them: a list again and again, any other iterable once."""
+
+import functools
+import itertools
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from edge_s2a.artifact.manifest import Preprocessing
+from edge_s2a.device.checkpoint import Position
+from edge_s2a.device.data.collate import Collator
+from edge_s2a.device.data.images import UnusableImage, as_rgb, read_image
+from edge_s2a.device.data.preprocessing import resize_and_crop
+from edge_s2a.device.engine.base import Inputs
+from edge_s2a.device.evaluate import evaluate_batches
+from edge_s2a.device.runtime import Runtime
+from edge_s2a.errors import UserError
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A file, a Pillow image, or pixels uint8 (height, width, 3) in RGB."""
+Label = int | str
+"""The number of a class, from 0, or its name."""
+LabelledImages = Iterable[tuple[ImageLike, Label]]
+
+
+class Reader:
+    """Reads images and labels of any kind for one artifact, and remembers what could not be read."""
+
+    def __init__(self, preprocessing: Preprocessing, classes: list[str], decode_limit_bytes: int):
+        self.preprocessing, self.classes, self.decode_limit_bytes = preprocessing, classes, decode_limit_bytes
+        self.reasons: list[str] = []  # a line for each image that could not be read
+        self._skipped: dict[str, str] = {}
+
+    def readable(self, images: LabelledImages) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number of the class, pixels as the model takes them) of those that can be read."""
+        return ((label, pixels) for _, label, pixels in self._numbered(images))
+
+    def _numbered(self, images: LabelledImages) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The same after the place among `images`."""
+        for place, (image, label) in enumerate(images):
+            number = self.number(label)
+            try:
+                yield place, number, self.pixels(image)
+            except UnusableImage as error:
+                self._skip(name_of(image), str(error))
+
+    def pixels(self, image: ImageLike) -> np.ndarray:
+        """Returns uint8 (height, width, 3). Raises UnusableImage, and UserError for what is no image."""
+        if isinstance(image, str | os.PathLike):
+            image = read_image(image, self.preprocessing, self.decode_limit_bytes)
+        elif isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")
+            image = Image.fromarray(np.ascontiguousarray(image))
+        elif not isinstance(image, Image.Image):
+            raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
+        return resize_and_crop(as_rgb(image), self.preprocessing)
+
+    def number(self, label: Label) -> int:
+        """Returns the number of a class. Raises UserError for one that does not exist."""
+        if isinstance(label, str):
+            if label not in self.classes:
+                raise UserError(f"class {label!r} is unknown; the classes are {', '.join(self.classes[:20])}")
+            return self.classes.index(label)
+        if not 0 <= label < len(self.classes):
+            raise UserError(f"label {label} is none of 0 to {len(self.classes) - 1}")
+        return int(label)
+
+    def batches(self, images: LabelledImages, collator: Collator) -> Iterator[tuple[list[int], Inputs, np.ndarray]]:
+        """Yields (places among `images`, inputs of the engine, labels int (micro-batch,)); inputs are valid until the
+        next ones."""
+        source = self._numbered(images)
+        while part := list(itertools.islice(source, len(collator.batch))):
+            for _, _, pixels in part:
+                collator.add(pixels)
+            yield [place for place, _, _ in part], collator.inputs(), np.array([label for _, label, _ in part])
+
+    def skipped(self) -> dict[str, str]:
+        """Returns the images that could not be read, with the reason."""
+        return dict(self._skipped)
+
+    def _skip(self, name: str, reason: str) -> None:
+        self._skipped[name] = reason
+        if (line := f"{name}: {reason}") not in self.reasons:
+            self.reasons.append(line)
+
+
+def name_of(image: ImageLike) -> str:
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else "an image"
+
+
+class ProgramImages:
+    """`training_loop.Images` of a sequence, in another order each pass; batches go on from one pass into the next, and
+    an epoch ends with the batch that ends a pass."""
+
+    def __init__(
+        self,
+        images: Sequence[tuple[ImageLike, Label]],
+        reader: Reader,
+        runtime: Runtime,
+        rng: np.random.Generator,
+        batch_size: int,
+    ):
+        self.images, self.reader, self.runtime = images, reader, runtime
+        self.rng, self.batch_size = rng, batch_size
+        self.count, self.where = len(images), None
+        self.is_exhausted = False
+        self._orders = 0  # passes whose order has been drawn
+        self._order: list[int] = []  # of the last of them
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int (images,)"""
+        return np.array([self.reader.number(label) for _, label in self.images])
+
+    def epoch(self, position: Position) -> Generator[tuple[int, np.ndarray], None, None]:
+        first_pass, unread = position.epoch, 0
+        for read in itertools.count(1):
+            while True:
+                number, place = divmod(position.images, self.count)
+                if number > 0 and (read - 1) % self.batch_size == 0:
+                    return
+                index = self._order_of(first_pass + number)[place]
+                position.images += 1
+                image = next(self.reader.readable([self.images[index]]), None)
+                unread = 0 if image is not None else unread + 1
+                if image is not None:
+                    break
+                if unread == self.count:
+                    self.is_exhausted = True
+                    return
+            yield image
+
+    def _order_of(self, number: int) -> list[int]:
+        """Returns the indices of pass `number`; passes are asked for one after the other, those before the first are
+        drawn and dropped: a training that is resumed has made them."""
+        while self._orders <= number:
+            self._order = self.rng.permutation(self.count).tolist()
+            self._orders += 1
+        return self._order
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Inputs, np.ndarray]]:
+        chosen = (self.images[index] for index in indices)
+        for _, inputs, labels in self.reader.batches(chosen, self.runtime.collator):
+            yield inputs, labels
+
+    def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
+        batches = (
+            ([str(place) for place in places], inputs, labels)
+            for places, inputs, labels in self.reader.batches(self.images, self.runtime.collator)
+        )
+        return evaluate_batches(self.runtime.engine, batches, self.reader.classes, predictions)
+
+    def skipped(self) -> dict[str, str]:
+        return self.reader.skipped()
+
+    def require_usable(self) -> None:
+        if self.is_exhausted or self.skipped():
+            raise UserError(f"no image could be read; skipped: {self.reader.reasons[-3:]}")
+
+
+class StreamedImages:
+    """`training_loop.Images` of an iterable that is read once, in its order: one epoch of unknown length."""
+
+    count, labels, where = None, None, None
+
+    def __init__(self, images: LabelledImages, reader: Reader):
+        self._source = reader.readable(images)
+        self.reader = reader
+        self.is_exhausted = False
+
+    def epoch(self, position: Position) -> Generator[tuple[int, np.ndarray], None, None]:
+        for image in self._source:
+            position.images += 1
+            yield image
+        self.is_exhausted = True
+
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Inputs, np.ndarray]]:
+        raise UserError("images that are read once cannot be read again; give a sequence")
+
+    def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
+        raise UserError("images that are read once cannot be read again; give a sequence")
+
+    def skipped(self) -> dict[str, str]:
+        return self.reader.skipped()
+
+    def require_usable(self) -> None:
+        """What comes next may be readable."""
