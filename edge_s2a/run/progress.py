@@ -10,7 +10,7 @@ REDRAW_S = 0.2
 
 
 class Progress:
-    """A bar on a terminal; one line an epoch elsewhere; nothing where it is to be quiet."""
+    """Draws a bar on a terminal and prints messages there and elsewhere; nothing where it is to be quiet."""
 
     def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
         self.quiet = quiet
@@ -21,7 +21,7 @@ class Progress:
         self.live = sys.stderr.isatty() and not quiet
 
     def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
-        """`step` optimizer steps are done."""
+        """Redraws the bar, at most a few times per second. step: optimizer steps done; resident: bytes."""
         now = time.monotonic()
         if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
             return
@@ -36,7 +36,7 @@ class Progress:
         sys.stderr.flush()
 
     def message(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line of its own."""
         if self.quiet:
             return
         sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
