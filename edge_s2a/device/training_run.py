@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import signal
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, save_adapter
-from edge_s2a.artifact.files import atomic_writer, locked, make_folder, write_bytes, writing
+from edge_s2a.artifact.files import atomic_writer, locked, make_folder
 from edge_s2a.device.checkpoint import Position, load_checkpoint, remove_checkpoints, save_checkpoint
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset
@@ -23,7 +22,7 @@ from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.data.loader import stream
 from edge_s2a.device.engine.batches import read_batches
 from edge_s2a.device.engine.load import Runtime, load
-from edge_s2a.device.engine.onnxruntime import Inputs
+from edge_s2a.device.engine.onnxruntime import Inputs, providers
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.memory.available import attainable_bytes
 from edge_s2a.device.memory.budget import queue_capacity, smaller_budget
@@ -37,7 +36,25 @@ from edge_s2a.device.run_facts import run_facts
 from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
 from edge_s2a.errors import MemoryPressure, UserError
-from edge_s2a.run.writer import MetricsFile, Progress
+from edge_s2a.run.convert import to_json
+from edge_s2a.run.progress import Progress
+from edge_s2a.run.schema import (
+    ADAPTER,
+    BEST,
+    CHECKPOINT,
+    FEATURES,
+    LOCK,
+    METRICS,
+    PREDICTIONS,
+    EpochLine,
+    PressureLine,
+    RestLine,
+    RestoredLine,
+    SkippedLine,
+    StepLine,
+    Summary,
+)
+from edge_s2a.run.writer import MetricsFile, remove_results, write_facts, write_summary
 
 DEFAULT_CACHE_BYTES = 512 << 20
 
@@ -86,8 +103,8 @@ def train(settings: TrainSettings, on_step: Callable[[dict], None] | None = None
     KeyboardInterrupt when told to stop, and MemoryPressure where the machine no longer has what was planned, both with
     a checkpoint of the last step.
     """
-    make_folder(settings.output / "checkpoint")
-    with locked(settings.output / "lock"), Interruption() as interruption:
+    make_folder(settings.output / CHECKPOINT)
+    with locked(settings.output / LOCK), Interruption() as interruption:
         runtime = load(
             settings.artifact,
             settings.memory_budget_bytes,
@@ -163,7 +180,7 @@ class Run:
         limit_bytes = DEFAULT_CACHE_BYTES if limit_bytes is None else limit_bytes
         if not limit_bytes:
             return
-        path = self.settings.output / "features.cache"
+        path = self.settings.output / FEATURES
         try:
             cache = FeatureCache(path, self.manifest, limit_bytes)
         except OSError as error:
@@ -179,9 +196,9 @@ class Run:
 
     def start_anew(self) -> None:
         """Forgets what an earlier run left in the folder, and prepares the adapter."""
-        remove_checkpoints(self.settings.output / "checkpoint")
+        remove_checkpoints(self.settings.output / CHECKPOINT)
         remove_results(self.settings.output)
-        self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", 0, 0)
+        self.metrics = MetricsFile(self.settings.output / METRICS, 0, 0)
         self._write_facts()
         self.start_adapter()
         self._remember_best()
@@ -252,7 +269,7 @@ class Run:
         """Records a step whose loss or gradient is not finite; after some in a row, goes back."""
         position = self.position
         position.failures += 1
-        self.metrics.write(kind="skipped", epoch=position.epoch + 1, step=position.step, reason="not finite")
+        self.metrics.write(SkippedLine(epoch=position.epoch + 1, step=position.step, reason="not finite"))
         if position.failures == REPEATS:
             self._go_back(f"loss or gradient were not finite {REPEATS} steps in a row")
 
@@ -263,7 +280,7 @@ class Run:
             self.save()
             raise UserError(
                 f"{reason}, also at {position.rate_share:g} of the learning rate; the best adapter is in "
-                f"{self.settings.output / 'best.safetensors'}; check the artifact on this device with edge-s2a check"
+                f"{self.settings.output / BEST}; check the artifact on this device with edge-s2a check"
             )
         position.failures = 0
         position.rate_share /= 2
@@ -271,7 +288,7 @@ class Run:
             array[...] = self.best[name]
         forget(self.optimizer)
         self.metrics.write(
-            kind="restored", epoch=position.epoch + 1, step=position.step, reason=reason, rate_share=position.rate_share
+            RestoredLine(epoch=position.epoch + 1, step=position.step, reason=reason, rate_share=position.rate_share)
         )
         self.progress.message(
             f"step {position.step}: {reason}; going on from the best adapter with {position.rate_share:g} of the "
@@ -289,16 +306,14 @@ class Run:
         position.correct += correct
         position.count += count
         resident, self.condition = resident_bytes(), read_condition()
-        step = {
-            "kind": "step", "epoch": position.epoch + 1, "step": position.step, "loss": round(loss, 6),
-            "gradient_norm": float(f"{norm:.6g}"), "accuracy": round(correct / count, 4), "lr": lr,
-            "images_per_s": round(count / seconds, 2), "rss_bytes": resident, "seconds": round(seconds, 4),
-        }  # fmt: skip
-        if self.condition.temperature_c is not None:
-            step["temperature_c"] = self.condition.temperature_c
-        self.metrics.write(**step)
+        line = StepLine(
+            epoch=position.epoch + 1, step=position.step, loss=loss, gradient_norm=norm, accuracy=correct / count,
+            lr=lr, images_per_s=count / seconds, rss_bytes=resident, seconds=seconds,
+            temperature_c=self.condition.temperature_c,
+        )  # fmt: skip
+        self.metrics.write(line)
         if self.on_step:
-            self.on_step(step)
+            self.on_step(to_json(line))
         self.progress.step(
             position.step, position.loss_sum / position.count, position.correct / position.count,
             count / seconds, resident,
@@ -320,7 +335,7 @@ class Run:
         text = f"epoch {position.epoch + 1}/{self.settings.epochs}: {text}"
         val = {"accuracy": None, "loss": None}
         if self.val_data is not None:
-            with atomic_writer(self.settings.output / "predictions.jsonl") as predictions:
+            with atomic_writer(self.settings.output / PREDICTIONS) as predictions:
                 val = evaluate(self.runtime, self.val_data, predictions)
             if not val["count"]:
                 raise UserError(f"no image of {self.val_data.where} could be read; check the validation data")
@@ -328,11 +343,12 @@ class Run:
             text += f", val accuracy {100 * accuracy:.1f} %"
             text += "" if val["loss"] is None else f", val loss {val['loss']:.4f}"
         self.progress.message(f"{text}, mem {format_size(resident_bytes())}")
-        self.metrics.write(
-            kind="epoch", epoch=position.epoch + 1, train_loss=position.train_loss,
+        line = EpochLine(
+            epoch=position.epoch + 1, train_loss=position.train_loss,
             train_accuracy=train_accuracy, val_loss=val["loss"], val_accuracy=val["accuracy"],
             skipped_images=len(self.skipped()), peak_rss_bytes=peak_resident_bytes(),
         )  # fmt: skip
+        self.metrics.write(line)
         if self.collator.cache is not None and (problem := self.collator.cache.take_problem()):
             self.progress.message(f"features.cache grows no more: {problem}; what it lacks is computed in each epoch")
         self._judge_epoch(accuracy)
@@ -345,10 +361,11 @@ class Run:
         """How long to rest after the last step: where the device is too hot or its power is short."""
         seconds = rest_s(self.condition, self.settings.max_temperature_c, self.step_s)
         if seconds:
-            self.metrics.write(
-                kind="rest", epoch=self.position.epoch + 1, step=self.position.step, seconds=round(seconds, 3),
+            line = RestLine(
+                epoch=self.position.epoch + 1, step=self.position.step, seconds=seconds,
                 temperature_c=self.condition.temperature_c, is_power_short=self.condition.is_power_short,
             )  # fmt: skip
+            self.metrics.write(line)
         return seconds
 
     def _judge_epoch(self, accuracy: float) -> None:
@@ -374,10 +391,10 @@ class Run:
         if budget_bytes is None:
             return
         self.save()
-        self.metrics.write(
-            kind="pressure", step=self.position.step, attainable_bytes=attainable, rss_bytes=resident,
-            budget_bytes=budget_bytes,
-        )  # fmt: skip
+        line = PressureLine(
+            step=self.position.step, attainable_bytes=attainable, rss_bytes=resident, budget_bytes=budget_bytes
+        )
+        self.metrics.write(line)
         raise MemoryPressure(
             f"memory has become scarce: {format_size(attainable)} can be had, {format_size(resident)} are in use and "
             f"{format_size(self.plan.predicted_peak_bytes)} planned; going on from step {self.position.step} within "
@@ -400,18 +417,18 @@ class Run:
         now = time.monotonic()
         position.elapsed_s += now - self.started_s
         self.started_s = now
-        save_adapter(output / "adapter.safetensors", self.engine.adapter, self.manifest, self.data.classes)
-        save_adapter(output / "best.safetensors", self.best, self.manifest, self.data.classes)
-        save_checkpoint(output / "checkpoint", position, self._arrays(), self._settings())
+        save_adapter(output / ADAPTER, self.engine.adapter, self.manifest, self.data.classes)
+        save_adapter(output / BEST, self.best, self.manifest, self.data.classes)
+        save_checkpoint(output / CHECKPOINT, position, self._arrays(), self._settings())
         self.saved_s = time.monotonic()
 
     def resume(self) -> None:
         """Takes up the run that the output folder's checkpoint holds."""
-        folder = self.settings.output / "checkpoint"
+        folder = self.settings.output / CHECKPOINT
         self.position, damage = load_checkpoint(folder, self._arrays(), self._settings())
-        self.metrics = MetricsFile(self.settings.output / "metrics.jsonl", self.position.step, self.position.epoch)
+        self.metrics = MetricsFile(self.settings.output / METRICS, self.position.step, self.position.epoch)
         self._write_facts()
-        check_shapes(self.engine.adapter, self.manifest, "checkpoint")
+        check_shapes(self.engine.adapter, self.manifest, CHECKPOINT)
         self.optimizer.steps = self.position.updates
         self.progress = Progress(self.total_steps, self.plan.budget_bytes, self.settings.quiet, self.position.step)
         if damage:
@@ -428,12 +445,11 @@ class Run:
 
     def _write_facts(self) -> None:
         """Writes RUN/run.json."""
-        facts = {
-            **run_facts(self.settings, self.runtime.artifact, self.plan, self.data, self.val_data),
-            "steps": self.total_steps,
-            "resumed_at_step": self.position.step,
-        }
-        write_bytes(self.settings.output / "run.json", json_text(facts))
+        facts = run_facts(
+            dataclasses.asdict(self.settings), self.runtime.artifact, self.plan, self.data, self.val_data, providers(),
+            self.total_steps, self.position.step,
+        )  # fmt: skip
+        write_facts(self.settings.output, facts)
 
     def skipped(self) -> dict[str, str]:
         """Images that could not be used, with the reason."""
@@ -443,40 +459,29 @@ class Run:
         """Writes RUN/summary.json."""
         self.metrics.close()
         skipped, position = self.skipped(), self.position
-        summary = {
-            "steps": position.step,
-            "epochs": position.epoch,
-            "train_loss": position.train_loss,
-            "val_accuracy": position.val_accuracy,
-            "best_accuracy": position.best_accuracy if position.best_accuracy >= 0 else None,
-            "seconds": round(position.elapsed_s, 3),
-            "seconds_per_step": round(position.training_s / max(1, position.step), 4),
-            "peak_rss_bytes": peak_resident_bytes(),
-            "predicted_peak_bytes": self.plan.predicted_peak_bytes,
-            "budget_bytes": self.plan.budget_bytes,
-            "batch_size": self.settings.batch_size,
-            "micro_batch_size": self.plan.micro_batch_size,
-            "rate_share": position.rate_share,
-            "trainable_parameters": self.manifest.trainable_parameters,
-            "total_parameters": self.manifest.total_parameters,
-            "classes": self.data.classes,
-            "skipped_images": len(skipped),
-            "skipped": skipped,
-            "output": str(self.settings.output),
-        }
-        write_bytes(self.settings.output / "summary.json", json_text(summary))
-        return summary
-
-
-def remove_results(folder: Path) -> None:
-    """So that who watches a new run in a used folder does not take it for the old one, which has ended."""
-    for name in ("summary.json", "predictions.jsonl"):
-        with writing(folder / name):
-            (folder / name).unlink(missing_ok=True)
-
-
-def json_text(values: dict) -> bytes:
-    return (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
+        summary = Summary(
+            steps=position.step,
+            epochs=position.epoch,
+            train_loss=position.train_loss,
+            val_accuracy=position.val_accuracy,
+            best_accuracy=position.best_accuracy if position.best_accuracy >= 0 else None,
+            seconds=position.elapsed_s,
+            seconds_per_step=position.training_s / max(1, position.step),
+            peak_rss_bytes=peak_resident_bytes(),
+            predicted_peak_bytes=self.plan.predicted_peak_bytes,
+            budget_bytes=self.plan.budget_bytes,
+            batch_size=self.settings.batch_size,
+            micro_batch_size=self.plan.micro_batch_size,
+            rate_share=position.rate_share,
+            trainable_parameters=self.manifest.trainable_parameters,
+            total_parameters=self.manifest.total_parameters,
+            classes=self.data.classes,
+            skipped_images=len(skipped),
+            skipped=skipped,
+            output=str(self.settings.output),
+        )
+        write_summary(self.settings.output, summary)
+        return to_json(summary)
 
 
 class Interruption:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edge_s2a.run.schema import Event, PressureLine, RestLine, RestoredLine, SkippedLine
-from edge_s2a.run.text import MIB
+from edge_s2a.sizes import MIB
 
 
 @dataclass(frozen=True)

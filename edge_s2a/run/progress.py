@@ -3,7 +3,8 @@
 import sys
 import time
 
-from edge_s2a.run.text import MIB, format_time
+from edge_s2a.run.times import format_time
+from edge_s2a.sizes import MIB
 
 BAR_WIDTH = 20
 REDRAW_S = 0.2

@@ -2,7 +2,6 @@
 
 import contextlib
 from array import array
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from edge_s2a.run.convert import to_json
 from edge_s2a.run.events import merge_rests
 from edge_s2a.run.reader import MetricsLines, read_facts, read_summary
 from edge_s2a.run.schema import METRICS, RUN, EpochLine, Event, MetricsLine, RunFacts, StepLine, Summary
-from edge_s2a.run.text import format_time
+from edge_s2a.run.times import format_time, seconds_since_1970
 
 KEPT_EVENTS = 50
 RECENT_STEPS = 50  # the current rate is the mean over so many
@@ -60,11 +59,13 @@ class View:
     @property
     def steps(self) -> int:
         """Optimizer steps done so far."""
-        return (self.summary and self.summary.steps) or (self.step and self.step.step) or 0
+        finished = None if self.summary is None else self.summary.steps
+        return finished or (0 if self.step is None else self.step.step)
 
     @property
     def total_steps(self) -> int | None:
-        return (self.summary and self.summary.steps) or self.facts.steps
+        finished = None if self.summary is None else self.summary.steps
+        return finished or self.facts.steps
 
     @property
     def is_finished(self) -> bool:
@@ -72,12 +73,13 @@ class View:
 
     @property
     def budget_bytes(self) -> int | None:
-        return self.facts.plan.budget_bytes or (self.summary and self.summary.budget_bytes)
+        return self.facts.plan.budget_bytes or (None if self.summary is None else self.summary.budget_bytes)
 
     @property
     def resident_bytes(self) -> int | None:
         """The peak of a finished run; what a run that goes on has now."""
-        return (self.summary and self.summary.peak_rss_bytes) or (self.step and self.step.rss_bytes)
+        peak = None if self.summary is None else self.summary.peak_rss_bytes
+        return peak or (None if self.step is None else self.step.rss_bytes)
 
     def state(self, now_s: float) -> str:
         """Says how the run is, in a few words. now_s: seconds since 1970."""
@@ -110,8 +112,8 @@ class View:
             "steps": self.steps,
             "total_steps": self.total_steps,
             "seconds_left": self.seconds_left(),
-            "step": self.step and to_json(self.step),
-            "epoch": self.epoch and to_json(self.epoch),
+            "step": None if self.step is None else to_json(self.step),
+            "epoch": None if self.epoch is None else to_json(self.epoch),
             "best_accuracy": self.best_accuracy,
             "budget_bytes": self.budget_bytes,
             "peak_rss_bytes": self.most_bytes or None,
@@ -131,13 +133,6 @@ def refreshed(view: View) -> View:
         return open_view(view.folder)
     view.update()
     return view
-
-
-def seconds_since_1970(text: str | None) -> float | None:
-    try:
-        return None if text is None else datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 def mean(values: array) -> float:

@@ -23,8 +23,9 @@ from edge_s2a.errors import UserError
 from edge_s2a.run.convert import number
 from edge_s2a.run.events import describe_event
 from edge_s2a.run.schema import StepLine
-from edge_s2a.run.text import MIB, format_time
+from edge_s2a.run.times import format_time
 from edge_s2a.run.view import RECENT_STEPS, View, mean, open_view, refreshed
+from edge_s2a.sizes import MIB
 
 REDRAW_S = 1.0
 WIDEST = 100
@@ -101,19 +102,16 @@ def progress(view: View, width: int) -> Line:
 
 
 def loss(view: View, width: int) -> Line:
-    val_loss = view.epoch and view.epoch.val_loss
+    val_loss = None if view.epoch is None else view.epoch.val_loss
     text = f" {mean(view.losses[-RECENT_STEPS:]):.4f}" + ("" if val_loss is None else f"  val {val_loss:.4f}")
     return labelled("loss", Piece(sparkline(view.losses, bar_width(text, width)), "cyan"), Piece(text))
 
 
 def accuracy(view: View, step: StepLine) -> Line:
     """Shows the accuracies of the last epoch; that of the last step before there is an epoch."""
-    values = {
-        "val": view.epoch and view.epoch.val_accuracy,
-        "best": view.best_accuracy,
-        "train": view.epoch and view.epoch.train_accuracy,
-    }
-    texts = [f"{name} {percent(value)}" for name, value in values.items() if value is not None]
+    val, train = (None, None) if view.epoch is None else (view.epoch.val_accuracy, view.epoch.train_accuracy)
+    values = (("val", val), ("best", view.best_accuracy), ("train", train))
+    texts = [f"{name} {percent(value)}" for name, value in values if value is not None]
     return labelled("accuracy", Piece("  ".join(texts) or f"step {percent(step.accuracy)}"))
 
 
