@@ -1,6 +1,5 @@
 """Accuracy and loss over a dataset, and predictions for single images."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from edge_s2a.artifact.adapter import load_adapter
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
 from edge_s2a.device.engine.batches import logits_of, read_batches
 from edge_s2a.device.engine.load import Runtime, load
+from edge_s2a.run.schema import PredictionLine
+from edge_s2a.run.writer import json_line
 
 BATCH_SIZE = 4  # as fast as more, and half of what eight images take
 
@@ -62,13 +63,13 @@ def prediction_lines(dataset: Dataset, indices: list[int], logits: np.ndarray) -
     probabilities = np.exp(log_softmax(logits))
     for index, best, row in zip(indices, logits.argmax(-1), probabilities, strict=True):
         sample, probability = dataset.samples[index], float(row[best])
-        line = {
-            "image": image_name(dataset, index),
-            "label": dataset.classes[sample.label],
-            "predicted": dataset.classes[best],
-            "probability": round(probability, 6) if math.isfinite(probability) else None,
-        }
-        yield json.dumps(line).encode() + b"\n"
+        line = PredictionLine(
+            image=image_name(dataset, index),
+            label=dataset.classes[sample.label],
+            predicted=dataset.classes[best],
+            probability=probability if math.isfinite(probability) else None,
+        )
+        yield json_line(line).encode()
 
 
 def image_name(dataset: Dataset, index: int) -> str:

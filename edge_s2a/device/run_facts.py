@@ -1,9 +1,10 @@
-"""What a run says of itself when it starts: RUN/run.json, documented in docs/RUN.md."""
+"""Collects what a run says of itself when it starts: the content of RUN/run.json."""
 
 import dataclasses
 import math
 import os
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,75 +15,82 @@ import psutil
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.data.dataset import Dataset, printable
-from edge_s2a.device.engine.onnxruntime import ENGINE_VERSION, providers
+from edge_s2a.device.engine.onnxruntime import ENGINE_VERSION
 from edge_s2a.device.memory.budget import MemoryPlan
+from edge_s2a.run.schema import ArtifactFacts, DataFacts, MachineFacts, PlanFacts, RunFacts, SplitFacts
 from edge_s2a.version import __version__
 
 
 def run_facts(
-    settings: Any, artifact: Artifact, plan: MemoryPlan, train_data: Dataset, val_data: Dataset | None
-) -> dict:
-    """settings: a dataclass. Plain values, as JSON has them."""
-    return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": settings_facts(settings),
-        "artifact": artifact_facts(artifact),
-        "data": {"train": data_facts(train_data), "val": val_data and data_facts(val_data)},
-        "classes": train_data.classes,
-        "plan": dataclasses.asdict(plan),
-        "providers": providers(),
-        "machine": machine_facts(),
-        "versions": version_facts(),
-    }
+    settings: Mapping[str, Any],
+    artifact: Artifact,
+    plan: MemoryPlan,
+    train_data: Dataset,
+    val_data: Dataset | None,
+    providers: list[str],
+    steps: int,
+    resumed_at_step: int,
+) -> RunFacts:
+    """settings: option -> value; providers: the engine's execution providers, in order of preference; steps: optimizer
+    steps of the whole run; resumed_at_step: steps done when this process starts."""
+    return RunFacts(
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        settings={name: plain(value) for name, value in settings.items()},
+        artifact=artifact_facts(artifact),
+        data=DataFacts(train=split_facts(train_data), val=None if val_data is None else split_facts(val_data)),
+        classes=train_data.classes,
+        plan=PlanFacts(**dataclasses.asdict(plan)),
+        providers=providers,
+        machine=machine_facts(),
+        versions=version_facts(),
+        steps=steps,
+        resumed_at_step=resumed_at_step,
+    )
 
 
-def settings_facts(settings: Any) -> dict:
-    """The fields of a dataclass as JSON has them: paths as text, and nothing for what is infinite."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns an option's value as JSON has it: a path as text, None for infinity."""
     if isinstance(value, Path):
         return printable(value)
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def artifact_facts(artifact: Artifact) -> dict:
+def artifact_facts(artifact: Artifact) -> ArtifactFacts:
     manifest = artifact.manifest
-    return {
-        "model": manifest.model,
-        "model_kwargs": manifest.model_kwargs,
-        "adapter": "+".join(manifest.adapter),
-        "saved_bits": manifest.saved_bits,
-        "mean_saved_bits": manifest.mean_saved_bits,
-        "levels": manifest.levels,
-        "weight_format": manifest.weight_format,
-        "int8_layers": len(manifest.int8_layers),
-        "image_size": list(manifest.preprocessing.image_size),
-        "trainable_parameters": manifest.trainable_parameters,
-        "total_parameters": manifest.total_parameters,
-        "saved_bytes_per_image": manifest.saved_bytes_per_image,
-        "file_bytes": artifact.file_bytes,
-        "format_version": manifest.format_version,
-        "model_digest": manifest.model_digest,
-    }
+    return ArtifactFacts(
+        model=manifest.model,
+        model_kwargs=manifest.model_kwargs,
+        adapter="+".join(manifest.adapter),
+        saved_bits=manifest.saved_bits,
+        mean_saved_bits=manifest.mean_saved_bits,
+        levels=manifest.levels,
+        weight_format=manifest.weight_format,
+        int8_layers=len(manifest.int8_layers),
+        image_size=list(manifest.preprocessing.image_size),
+        trainable_parameters=manifest.trainable_parameters,
+        total_parameters=manifest.total_parameters,
+        saved_bytes_per_image=manifest.saved_bytes_per_image,
+        file_bytes=artifact.file_bytes,
+        format_version=manifest.format_version,
+        model_digest=manifest.model_digest,
+    )
 
 
-def data_facts(dataset: Dataset) -> dict:
-    """Where the images lie, absolute, for a report may be made from another folder; and how many there are."""
-    return {"where": printable(dataset.where.absolute()), "images": len(dataset.samples)}
+def split_facts(dataset: Dataset) -> SplitFacts:
+    # Absolute, because a report may be made from another folder.
+    return SplitFacts(where=printable(dataset.where.absolute()), images=len(dataset.samples))
 
 
-def machine_facts() -> dict:
-    return {
-        "architecture": os.uname().machine,
-        "system": f"{os.uname().sysname} {os.uname().release}",
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-    }
+def machine_facts() -> MachineFacts:
+    return MachineFacts(
+        architecture=os.uname().machine,
+        system=f"{os.uname().sysname} {os.uname().release}",
+        cores=os.cpu_count(),
+        memory_bytes=psutil.virtual_memory().total,
+    )
 
 
-def version_facts() -> dict:
+def version_facts() -> dict[str, str]:
     return {
         "edge-s2a": __version__,
         "onnxruntime": ENGINE_VERSION,

@@ -3,14 +3,15 @@
 import sys
 import time
 
-from edge_s2a.run.text import MIB, format_time
+from edge_s2a.run.times import format_time
+from edge_s2a.sizes import MIB
 
 BAR_WIDTH = 20
 REDRAW_S = 0.2
 
 
 class Progress:
-    """A bar on a terminal; one line an epoch elsewhere; nothing where it is to be quiet."""
+    """Draws a bar on a terminal and prints messages there and elsewhere; nothing where it is to be quiet."""
 
     def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
         self.quiet = quiet
@@ -21,7 +22,7 @@ class Progress:
         self.live = sys.stderr.isatty() and not quiet
 
     def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
-        """`step` optimizer steps are done."""
+        """Redraws the bar, at most a few times per second. step: optimizer steps done; resident: bytes."""
         now = time.monotonic()
         if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
             return
@@ -36,7 +37,7 @@ class Progress:
         sys.stderr.flush()
 
     def message(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line of its own."""
         if self.quiet:
             return
         sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")

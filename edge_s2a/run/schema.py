@@ -81,7 +81,6 @@ class RestLine:
     seconds: float | None = field(metadata=decimals(3))
     temperature_c: float | None
     is_power_short: bool
-    count: int = 1  # rests in a row that a reader has merged into this one; a run writes each by itself
 
 
 @dataclass(frozen=True)

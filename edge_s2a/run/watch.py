@@ -1,6 +1,6 @@
-"""A run as one looks at it from a terminal, also over ssh, while another process trains.
+"""Draws a run in a terminal, also over ssh, while another process trains.
 
-It reads RUN's files alone, and imports neither the engine nor numpy: what it takes, the run may lack.
+It reads RUN's files and nothing else, and imports neither the engine nor numpy: memory that it takes the run may lack.
 """
 
 import contextlib
@@ -17,11 +17,15 @@ import unicodedata
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edge_s2a.errors import UserError
-from edge_s2a.run.reader import MIB, describe_event, format_time, number, section
+from edge_s2a.run.convert import number
+from edge_s2a.run.events import describe_event
+from edge_s2a.run.schema import StepLine
+from edge_s2a.run.times import format_time
 from edge_s2a.run.view import RECENT_STEPS, View, mean, open_view, refreshed
+from edge_s2a.sizes import MIB
 
 REDRAW_S = 1.0
 WIDEST = 100
@@ -35,7 +39,7 @@ COLOURS = {"bold": "1", "faint": "2", "red": "31", "green": "32", "yellow": "33"
 
 
 class Piece(NamedTuple):
-    """Text of one colour, by its name in COLOURS; "" leaves the terminal's."""
+    """Text of one colour, named as in COLOURS; "" is the terminal's own."""
 
     text: str
     colour: str = ""
@@ -45,7 +49,7 @@ Line = list[Piece]
 
 
 def frame(view: View, width: int, height: int, now_s: float) -> list[Line]:
-    """At most `height` lines of at most `width` columns."""
+    """Returns at most `height` lines of at most `width` columns. now_s: seconds since 1970."""
     width = min(width, WIDEST)
     lines = [*heading(view, width, now_s), [], *measures(view, width)]
     events = event_lines(view, height - len(lines) - 2)
@@ -55,29 +59,29 @@ def frame(view: View, width: int, height: int, now_s: float) -> list[Line]:
 
 
 def heading(view: View, width: int, now_s: float) -> list[Line]:
-    artifact, settings = section(view.facts, "artifact"), section(view.facts, "settings")
+    artifact, data = view.facts.artifact, view.facts.settings.get("data")
     state = view.state(now_s)
     colour = {"finished": "green", "running": "cyan", "starting": "cyan"}.get(state, "yellow")
-    title = " ".join(str(artifact[key]) for key in ("model", "adapter") if key in artifact) or view.folder.name
-    title = visible(title)
+    title = visible(" ".join(filter(None, (artifact.model, artifact.adapter))) or view.folder.name)
     gap = max(2, width - columns(title) - columns(state))
-    data = f"{visible(str(settings['data']))} → " if "data" in settings else ""
+    source = "" if data is None else f"{visible(str(data))} → "
     return [
         [Piece(title, "bold"), Piece(" " * gap), Piece(state, colour)],
-        [Piece(f"{data}{visible(str(view.folder))}", "faint")],
+        [Piece(f"{source}{visible(str(view.folder))}", "faint")],
     ]
 
 
 def measures(view: View, width: int) -> list[Line]:
-    if not view.step:
+    step = view.step
+    if step is None:
         return [progress(view, width), memory(view, width)]
     return [
         progress(view, width),
         loss(view, width),
-        accuracy(view),
-        rates(view),
+        accuracy(view, step),
+        rates(step),
         memory(view, width),
-        *([temperature(view)] if number(view.step.get("temperature_c")) is not None else []),
+        *([] if step.temperature_c is None else [temperature(view, step.temperature_c)]),
     ]
 
 
@@ -89,41 +93,34 @@ def progress(view: View, width: int) -> Line:
     done, total = view.steps, view.total_steps
     if not total:
         return labelled("progress", Piece(f"{done} steps" if done else "no step yet"))
-    epochs = number(section(view.facts, "settings").get("epochs"))
-    epoch = number(view.step.get("epoch"))
+    epochs = number(view.facts.settings.get("epochs"))
     left_s = view.seconds_left()
     text = f" {done}/{total}"
-    text += "" if epoch is None else f"  epoch {epoch}" + ("" if epochs is None else f"/{epochs}")
+    text += "" if view.step is None else f"  epoch {view.step.epoch}" + ("" if epochs is None else f"/{epochs}")
     text += "" if left_s is None else f"  {format_time(left_s)} left"
     return labelled("progress", *bar(done / total, bar_width(text, width), "cyan"), Piece(text))
 
 
 def loss(view: View, width: int) -> Line:
-    val_loss = number(view.epoch.get("val_loss"))
+    val_loss = None if view.epoch is None else view.epoch.val_loss
     text = f" {mean(view.losses[-RECENT_STEPS:]):.4f}" + ("" if val_loss is None else f"  val {val_loss:.4f}")
     return labelled("loss", Piece(sparkline(view.losses, bar_width(text, width)), "cyan"), Piece(text))
 
 
-def accuracy(view: View) -> Line:
-    """Of the last epoch; of the last step before there is one."""
-    values = {
-        "val": number(view.epoch.get("val_accuracy")),
-        "best": view.best_accuracy,
-        "train": number(view.epoch.get("train_accuracy")),
-    }
-    texts = [f"{name} {percent(value)}" for name, value in values.items() if value is not None]
-    return labelled("accuracy", Piece("  ".join(texts) or f"step {percent(view.step['accuracy'])}"))
+def accuracy(view: View, step: StepLine) -> Line:
+    """Shows the accuracies of the last epoch; that of the last step before there is an epoch."""
+    val, train = (None, None) if view.epoch is None else (view.epoch.val_accuracy, view.epoch.train_accuracy)
+    values = (("val", val), ("best", view.best_accuracy), ("train", train))
+    texts = [f"{name} {percent(value)}" for name, value in values if value is not None]
+    return labelled("accuracy", Piece("  ".join(texts) or f"step {percent(step.accuracy)}"))
 
 
-def rates(view: View) -> Line:
-    return labelled("rate", Piece(f"lr {view.step['lr']:.2e}  {view.step['images_per_s']:.1f} images/s"))
+def rates(step: StepLine) -> Line:
+    return labelled("rate", Piece(f"lr {step.lr:.2e}  {step.images_per_s:.1f} images/s"))
 
 
 def memory(view: View, width: int) -> Line:
-    """Of the finished run its peak, of one that goes on what it has now."""
-    resident = number(view.summary.get("peak_rss_bytes")) or number(view.step.get("rss_bytes"))
-    planned = number(section(view.facts, "plan").get("predicted_peak_bytes"))
-    budget = view.budget_bytes
+    resident, budget, planned = view.resident_bytes, view.budget_bytes, view.facts.plan.predicted_peak_bytes
     if resident is None:
         texts = [] if budget is None else [f"budget {mib(budget)}"]
         texts += [] if planned is None else [f"planned {mib(planned)}"]
@@ -135,25 +132,27 @@ def memory(view: View, width: int) -> Line:
     return labelled("memory", *bar(resident / budget, bar_width(text, width), colour), Piece(text))
 
 
-def temperature(view: View) -> Line:
-    degrees = view.step["temperature_c"]
-    limit = number(section(view.facts, "settings").get("max_temperature_c"))
+def temperature(view: View, degrees: float) -> Line:
+    limit = number(view.facts.settings.get("max_temperature_c"))
     is_hot = limit is not None and degrees >= limit
     rests = "" if limit is None else f"  rests from {limit:g} °C"
     return labelled("heat", Piece(f"{degrees:.1f} °C", "red" if is_hot else ""), Piece(rests, "faint"))
 
 
 def event_lines(view: View, most: int) -> list[Line]:
-    """The last ones, the newest at the bottom."""
+    """Shows the last `most` events, the newest at the bottom."""
     shown = view.events[-most:] if most > 0 else []
     return [
-        [Piece(f"step {event.get('step', '?')}: ", "faint"), Piece(visible(describe_event(event)), "yellow")]
+        [
+            Piece(f"step {'?' if event.step is None else event.step}: ", "faint"),
+            Piece(visible(describe_event(event)), "yellow"),
+        ]
         for event in shown
     ]
 
 
 def bar_width(text: str, width: int) -> int:
-    """What a bar may take between its label and `text`."""
+    """Returns the columns that a bar may take between its label and `text`."""
     return max(6, min(40, width - 9 - columns(text)))
 
 
@@ -163,7 +162,7 @@ def bar(share: float, width: int, colour: str) -> list[Piece]:
 
 
 def sparkline(values: array, width: int) -> str:
-    """Means of equal parts of `values`, the whole run in at most `width` characters."""
+    """Draws means of equal parts of `values`, a whole run, in at most `width` characters."""
     count = min(width, len(values))
     edges = [len(values) * part // count for part in range(count + 1)] if count else []
     means = [mean(values[start:end]) for start, end in itertools.pairwise(edges)]
@@ -181,12 +180,12 @@ def mib(size: float) -> str:
 
 
 def visible(text: str) -> str:
-    """Without what a terminal obeys: names come from files."""
+    """Replaces what a terminal would obey: names come from files."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def columns(text: str) -> int:
-    """That a terminal takes for it."""
+    """Counts the columns that a text takes in a terminal."""
     return sum(character_columns(character) for character in text)
 
 
@@ -197,10 +196,11 @@ def character_columns(character: str) -> int:
 
 
 def cut(line: Line, width: int) -> Line:
-    """What fits into `width` columns, with an ellipsis where something does not."""
+    """Returns what fits into `width` columns, with an ellipsis where something does not."""
     if sum(columns(piece.text) for piece in line) <= width:
         return line
-    kept, left = [], width - 1
+    kept: Line = []
+    left = width - 1
     for text, colour in line:
         end = 0
         while end < len(text) and left >= character_columns(text[end]):
@@ -222,13 +222,15 @@ def rendered(line: Line, is_coloured: bool) -> str:
 
 
 def watch(folder: Path, once: bool) -> None:
-    """Draws the run in `folder` about once a second until it is finished, or until q or Ctrl-C; `once`, or where
-    standard output is no terminal, one frame. Raises UserError where there is no such folder."""
+    """Draws the run in `folder` about once a second until it is finished, or until q or Ctrl-C.
+
+    Draws one frame where `once` is set or standard output is no terminal. Raises UserError if there is no such folder.
+    """
     require_folder(folder)
     view = open_view(folder)
     is_terminal = sys.stdout.isatty()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a serial console may know no blocks
+        sys.stdout.reconfigure(errors="replace")  # a serial console may lack block characters
     if is_terminal and not once:
         with full_screen() as keys:
             while not view.is_finished:
@@ -239,15 +241,15 @@ def watch(folder: Path, once: bool) -> None:
     print("\n".join(screen_lines(view, is_terminal)), flush=True)
 
 
-def snapshot(folder: Path) -> dict:
-    """What a frame shows, as plain values. Raises UserError where there is no such folder."""
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Returns what a frame shows as plain values. Raises UserError if there is no such folder."""
     require_folder(folder)
     return open_view(folder).plain(time.time())
 
 
 def require_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give the one that was --output of edge-s2a train")
+        raise UserError(f"{folder} is not a folder; give the folder that was --output of edge-s2a train")
 
 
 def screen_lines(view: View, is_terminal: bool) -> list[str]:
@@ -264,8 +266,10 @@ def draw(view: View) -> None:
 
 @contextlib.contextmanager
 def full_screen() -> Iterator[int | None]:
-    """Yields the descriptor of the keyboard, None where there is none. Ctrl-C and SIGTERM end the block, and however it
-    ends the terminal is then as it was before."""
+    """Switches the terminal to a screen of its own for the block, and restores it however the block ends.
+
+    Yields the file descriptor of the keyboard, None where there is none. Ctrl-C and SIGTERM end the block.
+    """
     keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
     settings = None if keys is None else termios.tcgetattr(keys)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -278,13 +282,13 @@ def full_screen() -> Iterator[int | None]:
     finally:
         sys.stdout.write(MAIN_SCREEN)
         sys.stdout.flush()
-        if settings is not None:
+        if keys is not None and settings is not None:
             termios.tcsetattr(keys, termios.TCSADRAIN, settings)
         signal.signal(signal.SIGTERM, previous)
 
 
 def wants_to_leave(keys: int | None) -> bool:
-    """Waits until the next drawing is due; True for q."""
+    """Waits until the next frame is due or a key is pressed. Returns True for q, or if the keyboard is gone."""
     if keys is None:
         time.sleep(REDRAW_S)
         return False

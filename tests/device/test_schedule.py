@@ -7,7 +7,7 @@ import pytest
 from edge_s2a.device.memory.process import parse_size
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.errors import UserError
-from edge_s2a.run.writer import format_time
+from edge_s2a.run.times import format_time
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():

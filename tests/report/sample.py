@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edge_s2a.run.reader import MIB
+from edge_s2a.sizes import MIB
 
 FLOWERS = ["daisy", "dandelion", "rose", "sunflower", "tulip"]
 STEPS, EPOCHS = 240, 12

@@ -1,5 +1,6 @@
 """`watch` on the files of a run: what a frame says, and what a terminal must never get."""
 
+import dataclasses
 import io
 import json
 import os
@@ -96,7 +97,7 @@ def test_it_waits_for_a_run_that_has_written_nothing(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
-    assert_refused(run_command("watch", tmp_path / "nowhere"), 2, tmp_path / "nowhere", "is no folder")
+    assert_refused(run_command("watch", tmp_path / "nowhere"), 2, tmp_path / "nowhere", "is not a folder")
 
 
 def test_silence_is_said(running):
@@ -105,7 +106,7 @@ def test_silence_is_said(running):
 
 def test_time_left_is_at_the_pace_since_this_process_started(running):
     view = open_view(running)
-    view.facts = {**view.facts, "resumed_at_step": 20, "started": "2026-01-01T00:00:00+00:00"}
+    view.facts = dataclasses.replace(view.facts, resumed_at_step=20, started="2026-01-01T00:00:00+00:00")
     view.changed_s = 1767225600 + 500  # 100 steps in 500 s
     assert view.seconds_left() == pytest.approx(5 * (STEPS - STEPS // 2))
 
