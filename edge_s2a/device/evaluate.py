@@ -8,22 +8,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from edge_s2a.artifact.adapter import load_adapter
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
 from edge_s2a.device.engine.batches import logits_of, read_batches
-from edge_s2a.device.engine.load import Runtime, load
-
-BATCH_SIZE = 4  # as fast as more, and half of what eight images take
-
-
-def load_adapted(artifact: Path, adapter: Path, budget_bytes: int, threads: int) -> tuple[Runtime, list[str]]:
-    """The artifact with a trained adapter, for inference within a memory budget, and the names of its classes.
-    Raises BudgetError if not even one image at a time fits, UserError if the adapter does not."""
-    runtime = load(artifact, budget_bytes, BATCH_SIZE, threads)
-    tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
-    for name, array in runtime.engine.adapter.items():
-        array[...] = tensors[name]
-    return runtime, classes
+from edge_s2a.device.runtime import Runtime
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -14,25 +14,23 @@ import psutil
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.data.dataset import Dataset, printable
-from edge_s2a.device.engine.onnxruntime import ENGINE_VERSION, providers
-from edge_s2a.device.memory.budget import MemoryPlan
+from edge_s2a.device.engine.base import Engine
+from edge_s2a.device.runtime import Runtime
 from edge_s2a.version import __version__
 
 
-def run_facts(
-    settings: Any, artifact: Artifact, plan: MemoryPlan, train_data: Dataset, val_data: Dataset | None
-) -> dict:
+def run_facts(settings: Any, runtime: Runtime, train_data: Dataset, val_data: Dataset | None) -> dict:
     """settings: a dataclass. Plain values, as JSON has them."""
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": settings_facts(settings),
-        "artifact": artifact_facts(artifact),
+        "artifact": artifact_facts(runtime.artifact),
         "data": {"train": data_facts(train_data), "val": val_data and data_facts(val_data)},
         "classes": train_data.classes,
-        "plan": dataclasses.asdict(plan),
-        "providers": providers(),
+        "plan": dataclasses.asdict(runtime.plan),
+        "providers": runtime.engine.providers,
         "machine": machine_facts(),
-        "versions": version_facts(),
+        "versions": version_facts(runtime.engine),
     }
 
 
@@ -82,10 +80,10 @@ def machine_facts() -> dict:
     }
 
 
-def version_facts() -> dict:
+def version_facts(engine: Engine) -> dict:
     return {
         "edge-s2a": __version__,
-        "onnxruntime": ENGINE_VERSION,
+        engine.name: engine.version,
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "pillow": PIL.__version__,

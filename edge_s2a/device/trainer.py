@@ -14,12 +14,11 @@ from PIL import Image
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device import training_run as trainer
 from edge_s2a.device.data.dataset import UnusableImage, as_rgb, read_image, resize_and_crop
+from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import logits_of
 from edge_s2a.device.engine.load import load, plan_memory, start_engine
-from edge_s2a.device.engine.onnxruntime import Inputs
 from edge_s2a.device.evaluate import log_softmax, score
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import parse_size
 from edge_s2a.device.optim.accumulate import accumulate
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.optim.schedule import learning_rate
@@ -27,6 +26,7 @@ from edge_s2a.device.policy.guard import clip
 from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
 from edge_s2a.errors import UserError
+from edge_s2a.sizes import parse_size
 
 __all__ = ["Evaluation", "Prediction", "Trainer", "TrainingStep", "plan_memory", "train"]
 
@@ -110,9 +110,9 @@ class Trainer:
             raise UserError(f"optimizer {optimizer!r} is unknown; choose one of {', '.join(OPTIMIZERS)}")
         if batch_size < 1 or not lr > 0:
             raise UserError(f"batch_size {batch_size} and lr {lr} must be positive")
-        threads = start_engine(provider, threads)
+        engine_settings = start_engine(provider, threads)
         budget_bytes = parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget
-        self._runtime = load(Path(artifact), budget_bytes, batch_size, threads, optimizer)
+        self._runtime = load(Path(artifact), budget_bytes, batch_size, engine_settings, optimizer)
         self._engine, self._collator = self._runtime.engine, self._runtime.collator
         self._manifest = manifest = self._runtime.artifact.manifest
         self.plan = self._runtime.plan
@@ -357,12 +357,13 @@ def train(
     metrics.jsonl says of it. Raises UserError, BudgetError, and MemoryPressure where the machine no longer has the
     memory that was planned: then call again in a fresh process with resume=True and the budget that it names.
     """
+    engine_settings = start_engine(provider, threads)
     settings = trainer.TrainSettings(
         artifact=Path(artifact),
         data=Path(data),
         output=Path(output),
         memory_budget_bytes=parse_budget(memory_budget) if isinstance(memory_budget, str) else memory_budget,
-        threads=start_engine(provider, threads),
+        threads=engine_settings.threads,
         val_data=None if val_data is None else Path(val_data),
         epochs=epochs,
         batch_size=batch_size,
@@ -381,4 +382,4 @@ def train(
         watchdog_minutes=watchdog_minutes,
         quiet=quiet,
     )
-    return trainer.train(settings, on_step)
+    return trainer.train(settings, engine_settings, on_step)

@@ -21,23 +21,25 @@ from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.data.loader import stream
+from edge_s2a.device.engine.base import EngineSettings, Inputs
 from edge_s2a.device.engine.batches import read_batches
-from edge_s2a.device.engine.load import Runtime, load
-from edge_s2a.device.engine.onnxruntime import Inputs
+from edge_s2a.device.engine.load import load
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.memory.available import attainable_bytes
 from edge_s2a.device.memory.budget import queue_capacity, smaller_budget
-from edge_s2a.device.memory.process import format_size, peak_resident_bytes, resident_bytes
+from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.accumulate import BatchResult, accumulate
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.device.policy.guard import LEAST_RATE_SHARE, REPEATS, clip, has_diverged, watchdog
 from edge_s2a.device.policy.heat import Condition, read_condition, rest_s
 from edge_s2a.device.run_facts import run_facts
+from edge_s2a.device.runtime import Runtime
 from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
 from edge_s2a.errors import MemoryPressure, UserError
 from edge_s2a.run.writer import MetricsFile, Progress
+from edge_s2a.sizes import format_size
 
 DEFAULT_CACHE_BYTES = 512 << 20
 
@@ -78,7 +80,9 @@ class TrainSettings:
         return {key: value for key, value in dataclasses.asdict(self).items() if key not in apart}
 
 
-def train(settings: TrainSettings, on_step: Callable[[dict], None] | None = None) -> dict:
+def train(
+    settings: TrainSettings, engine_settings: EngineSettings, on_step: Callable[[dict], None] | None = None
+) -> dict:
     """Runs the whole fine-tuning and returns its summary, which is also RUN/summary.json. on_step: gets what
     metrics.jsonl says of each step.
 
@@ -92,7 +96,7 @@ def train(settings: TrainSettings, on_step: Callable[[dict], None] | None = None
             settings.artifact,
             settings.memory_budget_bytes,
             settings.batch_size,
-            settings.threads,
+            engine_settings,
             settings.optimizer,
         )
         run = Run(settings, runtime, on_step)
@@ -429,7 +433,7 @@ class Run:
     def _write_facts(self) -> None:
         """Writes RUN/run.json."""
         facts = {
-            **run_facts(self.settings, self.runtime.artifact, self.plan, self.data, self.val_data),
+            **run_facts(self.settings, self.runtime, self.data, self.val_data),
             "steps": self.total_steps,
             "resumed_at_step": self.position.step,
         }

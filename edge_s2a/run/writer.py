@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edge_s2a.artifact.files import atomic_writer, writing
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.device.memory.process import MIB
 from edge_s2a.run.reader import format_time
+from edge_s2a.sizes import MIB
 
 BAR_WIDTH = 20
 REDRAW_S = 0.2

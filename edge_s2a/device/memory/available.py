@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_s2a.device.memory.process import MIB, parse_size
 from edge_s2a.errors import UserError
+from edge_s2a.sizes import MIB, parse_size
 
 # Left to the rest of the system: it needs some to breathe, and another process may take some while a step runs.
 RESERVE_BYTES = 32 * MIB

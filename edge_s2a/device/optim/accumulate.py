@@ -9,8 +9,8 @@ import numpy as np
 
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.engine.batches import training_steps
-from edge_s2a.device.engine.load import Runtime
 from edge_s2a.device.policy.guard import gradient_norm
+from edge_s2a.device.runtime import Runtime
 
 
 class BatchResult(NamedTuple):
