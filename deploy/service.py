@@ -16,8 +16,8 @@ from pathlib import Path
 
 from edge_s2a.artifact.files import write_bytes
 from edge_s2a.cli.main import build_parser
-from edge_s2a.device.memory.process import MIB, parse_size
 from edge_s2a.errors import UserError
+from edge_s2a.sizes import MIB, parse_size
 
 UNITS = Path.home() / ".config" / "systemd" / "user"
 # The kernel counts its own memory for the process (page tables, files' caches) in the group, and `train` looks whether

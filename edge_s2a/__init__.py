@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from edge_s2a.version import __version__
 
 if TYPE_CHECKING:
-    from edge_s2a.device.trainer import Evaluation, Prediction, Trainer, TrainingStep, train
+    from edge_s2a.device.api import Evaluation, Prediction, Trainer, TrainingStep, train
     from edge_s2a.exporting import export
     from edge_s2a.host.api import pack
     from edge_s2a.host.export.module import import_adapter, load_module, save_module_adapter
 
 _MODULES = {
-    "edge_s2a.device.trainer": ("Evaluation", "Prediction", "Trainer", "TrainingStep", "train"),
+    "edge_s2a.device.api": ("Evaluation", "Prediction", "Trainer", "TrainingStep", "train"),
     "edge_s2a.exporting": ("export",),
     "edge_s2a.host.api": ("pack",),
     "edge_s2a.host.export.module": ("import_adapter", "load_module", "save_module_adapter"),

@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each message says what is wrong, where, and what to do."""
+"""Every error that a user can meet. Each message says what is wrong, where, and what to do."""
 
 
 class UserError(Exception):
@@ -21,8 +21,8 @@ class BudgetError(UserError):
 
 
 class MemoryPressure(UserError):
-    """Training ended early, with a checkpoint, for memory has become scarce: `budget_bytes` is left for going on.
-    The command goes on by itself."""
+    """Training stopped early, with a checkpoint, because memory has become scarce; it can resume within `budget_bytes`.
+    The command does so by itself."""
 
     def __init__(self, message: str, budget_bytes: int):
         super().__init__(message)
@@ -30,12 +30,18 @@ class MemoryPressure(UserError):
 
 
 class CheckError(UserError):
-    """A self-check failed: a checksum or the golden step. Ends the command with exit code 4."""
+    """A self-check failed: a checksum, the memory plan or the golden step. Ends the command with exit code 4."""
+
+    exit_code = 4
+
+
+class EngineError(UserError):
+    """The engine failed while it ran a graph, for any reason but memory. Ends the command with exit code 4."""
 
     exit_code = 4
 
 
 class ArenaExhausted(UserError):
-    """The engine refused an allocation beyond its arena: the plan was wrong. Exit code 3."""
+    """The engine needed more memory than its arena has: the plan was wrong. Ends the command with exit code 3."""
 
     exit_code = 3

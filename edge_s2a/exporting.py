@@ -11,9 +11,9 @@ from torch import nn
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import GOLDEN
 from edge_s2a.artifact.names import IMAGE, LOGITS
+from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.engine.load import default_threads
-from edge_s2a.device.evaluate import load_adapted
+from edge_s2a.device.engine.load import default_threads, load_adapted
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_model import export_onnx
@@ -48,7 +48,8 @@ def export(
         raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
     if int8 and format != "onnx":
         raise UserError(f"int8 weights are for the format onnx, not for {format}; leave --int8 away")
-    runtime, classes = load_adapted(artifact, adapter, parse_budget("auto"), threads or default_threads())
+    engine_settings = EngineSettings(threads or default_threads())
+    runtime, classes = load_adapted(artifact, adapter, parse_budget("auto"), engine_settings)
     opened = runtime.artifact
     values = {name: array.copy() for name, array in runtime.engine.adapter.items()}
     golden, _ = tensors.decode(opened.read(GOLDEN), f"{GOLDEN} of {artifact}")

@@ -1,4 +1,4 @@
-"""Reads and writes sizes of memory as text."""
+"""Sizes in bytes as people write and read them."""
 
 import re
 
@@ -22,4 +22,5 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
+    """`size` bytes in MiB, for example "192.0 MiB"."""
     return f"{size / MIB:.1f} MiB"

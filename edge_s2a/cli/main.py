@@ -311,10 +311,10 @@ def add_engine(parser) -> None:
     )  # fmt: skip
 
 
-def start_engine(options) -> int:
-    from edge_s2a.device.engine import load as runtime
+def start_engine(options):
+    from edge_s2a.device.engine import load
 
-    return runtime.start_engine(options.provider, options.threads)
+    return load.start_engine(options.provider, options.threads)
 
 
 def add_plan(verbs) -> None:
@@ -324,9 +324,10 @@ def add_plan(verbs) -> None:
 
 
 def plan(options) -> int:
+    import edge_s2a.device.training_run  # noqa: F401 - the plan measures all that training imports
+    from edge_s2a.device.engine.load import plan_memory
     from edge_s2a.device.memory.available import parse_budget
-    from edge_s2a.device.memory.process import format_size
-    from edge_s2a.device.trainer import plan_memory  # with all that training imports: it measures that too
+    from edge_s2a.sizes import format_size
 
     memory = plan_memory(
         options.artifact, parse_budget(options.memory_budget), options.batch_size, start_engine(options),
@@ -369,8 +370,9 @@ def add_check(verbs) -> None:
 
 def check(options) -> int:
     from edge_s2a.device.engine import selfcheck
+    from edge_s2a.device.engine.load import load_for_check
 
-    result = selfcheck.check(options.artifact, start_engine(options))
+    result = selfcheck.check(*load_for_check(options.artifact, start_engine(options)))
     show(
         options,
         result,
@@ -440,9 +442,9 @@ def add_train(verbs) -> None:
 
 
 def train(options) -> int:
-    from edge_s2a.device import trainer as api
+    from edge_s2a.device import api
     from edge_s2a.device.checkpoint import has_checkpoint
-    from edge_s2a.device.memory.process import format_size
+    from edge_s2a.sizes import format_size
 
     try:
         summary = api.train(
@@ -504,9 +506,10 @@ def add_eval(verbs) -> None:
 def evaluate(options) -> int:
     from edge_s2a.device import evaluate as evaluation
     from edge_s2a.device.data.dataset import open_dataset
+    from edge_s2a.device.engine.load import load_adapted
     from edge_s2a.device.memory.available import parse_budget
 
-    runtime, classes = evaluation.load_adapted(
+    runtime, classes = load_adapted(
         options.artifact, options.adapter, parse_budget(options.memory_budget), start_engine(options)
     )
     dataset = open_dataset(options.data, "val", classes, runtime.artifact.manifest.num_classes)
@@ -536,9 +539,10 @@ def add_predict(verbs) -> None:
 
 def predict(options) -> int:
     from edge_s2a.device import evaluate as evaluation
+    from edge_s2a.device.engine.load import load_adapted
     from edge_s2a.device.memory.available import parse_budget
 
-    runtime, classes = evaluation.load_adapted(
+    runtime, classes = load_adapted(
         options.artifact, options.adapter, parse_budget(options.memory_budget), start_engine(options)
     )
     results, unreadable = evaluation.predict(runtime, options.images, classes, options.top)

@@ -1,30 +1,18 @@
-"""Accuracy and loss over a dataset, and predictions for single images."""
+"""Measures accuracy and loss on labelled images, and predicts the classes of others."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from edge_s2a.artifact.adapter import load_adapter
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.engine.base import Engine, Inputs
 from edge_s2a.device.engine.batches import logits_of, read_batches
-from edge_s2a.device.engine.load import Runtime, load
+from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import PredictionLine
 from edge_s2a.run.writer import json_line
-
-BATCH_SIZE = 4  # as fast as more, and half of what eight images take
-
-
-def load_adapted(artifact: Path, adapter: Path, budget_bytes: int, threads: int) -> tuple[Runtime, list[str]]:
-    """The artifact with a trained adapter, for inference within a memory budget, and the names of its classes.
-    Raises BudgetError if not even one image at a time fits, UserError if the adapter does not."""
-    runtime = load(artifact, budget_bytes, BATCH_SIZE, threads)
-    tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
-    for name, array in runtime.engine.adapter.items():
-        array[...] = tensors[name]
-    return runtime, classes
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -40,17 +28,36 @@ def score(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
     return right, -float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
 
 
-def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict:
-    """{"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and
-    mean cross-entropy without label smoothing. Both are None where no image could be read, the loss also where it is
-    not finite. predictions: gets the line of each image, as RUN/predictions.jsonl has it (docs/RUN.md)."""
+def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict[str, Any]:
+    """As `evaluate_batches`, of all images of a dataset."""
+    labels = np.array([sample.label for sample in dataset.samples])
+    batches = (
+        ([image_name(dataset, index) for index in indices], inputs, labels[indices])
+        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), runtime.collator)
+    )
+    return evaluate_batches(runtime.engine, batches, dataset.classes, predictions)
+
+
+def evaluate_batches(
+    engine: Engine,
+    batches: Iterable[tuple[list[str], Inputs, np.ndarray]],
+    classes: list[str],
+    predictions: BinaryIO | None = None,
+) -> dict[str, Any]:
+    """Returns {"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and mean
+    cross-entropy without label smoothing. Accuracy and loss are None where no image could be read, the loss also where
+    it is not finite.
+
+    batches: (names, inputs, labels int (images,)). predictions: gets a line per image, as RUN/predictions.jsonl has it
+    (docs/RUN.md); only for it names are needed.
+    """
     correct, count, loss = 0, 0, 0.0
-    for indices, logits in all_logits(runtime, dataset):
-        labels = np.array([dataset.samples[index].label for index in indices])
+    for names, inputs, labels in batches:
+        logits = logits_of(engine, inputs)
         right, loss_sum = score(logits, labels)
         correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
         if predictions is not None:
-            predictions.writelines(prediction_lines(dataset, indices, logits))
+            predictions.writelines(prediction_lines(names, labels, logits, classes))
     return {
         "accuracy": correct / count if count else None,
         "count": count,
@@ -58,15 +65,15 @@ def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = 
     }
 
 
-def prediction_lines(dataset: Dataset, indices: list[int], logits: np.ndarray) -> Iterator[bytes]:
-    """One JSON object a line for each of `indices`. logits: float32 (indices, classes)."""
+def prediction_lines(names: list[str], labels: np.ndarray, logits: np.ndarray, classes: list[str]) -> Iterator[bytes]:
+    """Yields the line of each image. logits: float32 (images, classes)."""
     probabilities = np.exp(log_softmax(logits))
-    for index, best, row in zip(indices, logits.argmax(-1), probabilities, strict=True):
-        sample, probability = dataset.samples[index], float(row[best])
+    for name, label, best, row in zip(names, labels, logits.argmax(-1), probabilities, strict=True):
+        probability = float(row[best])
         line = PredictionLine(
-            image=image_name(dataset, index),
-            label=dataset.classes[sample.label],
-            predicted=dataset.classes[best],
+            image=name,
+            label=classes[label],
+            predicted=classes[best],
             probability=probability if math.isfinite(probability) else None,
         )
         yield json_line(line).encode()

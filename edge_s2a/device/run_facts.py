@@ -14,35 +14,36 @@ import PIL
 import psutil
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.data.dataset import Dataset, printable
-from edge_s2a.device.engine.onnxruntime import ENGINE_VERSION
-from edge_s2a.device.memory.budget import MemoryPlan
+from edge_s2a.device.data.dataset import printable
+from edge_s2a.device.engine.base import Engine
+from edge_s2a.device.images import Images
+from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import ArtifactFacts, DataFacts, MachineFacts, PlanFacts, RunFacts, SplitFacts
 from edge_s2a.version import __version__
 
 
 def run_facts(
     settings: Mapping[str, Any],
-    artifact: Artifact,
-    plan: MemoryPlan,
-    train_data: Dataset,
-    val_data: Dataset | None,
-    providers: list[str],
+    runtime: Runtime,
+    classes: list[str],
+    images: Images,
+    validation: Images | None,
+    *,
     steps: int,
     resumed_at_step: int,
 ) -> RunFacts:
-    """settings: option -> value; providers: the engine's execution providers, in order of preference; steps: optimizer
-    steps of the whole run; resumed_at_step: steps done when this process starts."""
+    """settings: option -> value. steps: optimizer steps of the whole run. resumed_at_step: steps done when this process
+    starts."""
     return RunFacts(
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         settings={name: plain(value) for name, value in settings.items()},
-        artifact=artifact_facts(artifact),
-        data=DataFacts(train=split_facts(train_data), val=None if val_data is None else split_facts(val_data)),
-        classes=train_data.classes,
-        plan=PlanFacts(**dataclasses.asdict(plan)),
-        providers=providers,
+        artifact=artifact_facts(runtime.artifact),
+        data=DataFacts(train=split_facts(images), val=None if validation is None else split_facts(validation)),
+        classes=classes,
+        plan=PlanFacts(**dataclasses.asdict(runtime.plan)),
+        providers=runtime.engine.providers,
         machine=machine_facts(),
-        versions=version_facts(),
+        versions=version_facts(runtime.engine),
         steps=steps,
         resumed_at_step=resumed_at_step,
     )
@@ -76,9 +77,10 @@ def artifact_facts(artifact: Artifact) -> ArtifactFacts:
     )
 
 
-def split_facts(dataset: Dataset) -> SplitFacts:
+def split_facts(images: Images) -> SplitFacts:
     # Absolute, because a report may be made from another folder.
-    return SplitFacts(where=printable(dataset.where.absolute()), images=len(dataset.samples))
+    where = None if images.where is None else printable(images.where.absolute())
+    return SplitFacts(where=where, images=images.count)
 
 
 def machine_facts() -> MachineFacts:
@@ -90,10 +92,10 @@ def machine_facts() -> MachineFacts:
     )
 
 
-def version_facts() -> dict[str, str]:
+def version_facts(engine: Engine) -> dict[str, str]:
     return {
         "edge-s2a": __version__,
-        "onnxruntime": ENGINE_VERSION,
+        engine.name: engine.version,
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "pillow": PIL.__version__,

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
-from edge_s2a.device.data.images import UnusableImage
+from edge_s2a.device.data.dataset import UnusableImage
 from edge_s2a.device.data.program_images import (
     ImageLike,
     Label,
@@ -25,7 +25,8 @@ from edge_s2a.device.data.program_images import (
 from edge_s2a.device.engine.batches import logits_of
 from edge_s2a.device.engine.load import load, start_engine
 from edge_s2a.device.evaluate import evaluate_batches, log_softmax
-from edge_s2a.device.memory.available import budget_bytes
+from edge_s2a.device.images import Images
+from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.optim.accumulate import accumulate
 from edge_s2a.device.optim.clipping import clip
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
@@ -33,7 +34,7 @@ from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
-from edge_s2a.device.training_loop import Images, Length, TrainingLoop, TrainingStep
+from edge_s2a.device.training_loop import Length, TrainingLoop, TrainingStep
 from edge_s2a.errors import UserError
 from edge_s2a.options import TrainerOptions, constructor
 
@@ -79,12 +80,12 @@ class Trainer:
         """Loads an artifact that `pack` wrote. Raises BudgetError, which has the smallest budget that would do, and
         UserError for what is wrong otherwise."""
         self.options = options
-        configuration = start_engine(options.provider, options.threads)
+        self.engine_settings = start_engine(options.provider, options.threads)
         self.runtime = load(
             Path(options.artifact),
-            budget_bytes(options.memory_budget),
+            parse_budget(options.memory_budget),
             options.batch_size,
-            configuration,
+            self.engine_settings,
             options.optimizer,
         )
         self.engine, self.collator = self.runtime.engine, self.runtime.collator
@@ -166,12 +167,12 @@ class Trainer:
             rng = self._rng if folder is None else np.random.default_rng(self.options.seed)
             self._loop = loop = TrainingLoop(
                 self,
-                self._images(images, rng),
+                self._source(images, rng),
                 Length(steps, warmup_steps, steps=steps),
                 self.options,
                 interruption,
                 folder=folder,
-                validation=None if validation is None else self._images(validation, rng),
+                validation=None if validation is None else self._source(validation, rng),
                 on_step=note,
             )
             if resume:
@@ -203,9 +204,7 @@ class Trainer:
         """Makes one optimizer step from at most batch_size of (label, image as `collator` takes it); None if there are
         none. Where loss or gradient are not finite, nothing is updated."""
         start_s = time.monotonic()
-        result = accumulate(
-            self.runtime, images, self.gradients, self.options.batch_size, self.options.label_smoothing
-        )
+        result = accumulate(self.runtime, images, self.gradients, self.options.batch_size, self.options.label_smoothing)
         if not result.images:
             return None
         self.steps += 1
@@ -222,7 +221,7 @@ class Trainer:
         """Sets the head to the class means of the features of at most 32 images per class, and low-rank maps to the
         directions of their gradient: where few images lead far (device/start). Raises UserError where there are
         none."""
-        self.start_from(self._images(images, self._rng), START_SEED)
+        self.start_from(self._source(images, self._rng), START_SEED)
 
     def start_from(self, images: Images, seed: int) -> int | None:
         """Starts the adapter from images chosen by `seed`; returns how many were read, None where the head cannot
@@ -237,7 +236,7 @@ class Trainer:
         self.is_fresh = count == 0
         return count
 
-    def _images(self, images: LabelledImages, rng: np.random.Generator) -> Images:
+    def _source(self, images: LabelledImages, rng: np.random.Generator) -> Images:
         if not isinstance(images, Sequence):
             return StreamedImages(images, self._reader)
         if not len(images):
@@ -259,9 +258,7 @@ class Trainer:
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
         batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(
-            self.engine, (([], inputs, labels) for _, inputs, labels in batches), self.classes
-        )
+        result = evaluate_batches(self.engine, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]

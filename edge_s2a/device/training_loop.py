@@ -1,23 +1,22 @@
-"""The loop of a training: optimizer steps, epoch after epoch, with policies between them.
+"""Runs a training: optimizer steps, epoch after epoch, with policies between them.
 
-`edge_s2a.train`, the command line, `Trainer.fit` and the clients of a fleet all run it; they differ in where their images
-come from and in whether a folder holds what they leave.
+`edge_s2a.train`, the command line, `Trainer.fit` and the clients of a fleet all run this loop; they differ in where
+their images come from, and in whether a folder keeps what they leave.
 """
 
 import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Prepared
-from edge_s2a.device.engine.base import Inputs
+from edge_s2a.device.images import Images
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.device.policy.checkpoints import Checkpoints
@@ -53,37 +52,6 @@ class TrainingStep(NamedTuple):
     @property
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
-
-
-class Images(Protocol):
-    """Where a training's images come from."""
-
-    count: int | None  # images per pass; None where they are read once, and their number is not known
-    where: Path | None  # the folder or file they come from
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        """int (count,); None where they are not known either"""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether no further pass will yield an image."""
-
-    def epoch(self, position: Position) -> Generator[tuple[int, Prepared], None, None]:
-        """Yields (label, image) of what remains of the current epoch and advances `position.images`."""
-
-    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Inputs, np.ndarray]]:
-        """Yields (inputs, labels int (micro-batch,)) of the readable images of `indices`; inputs are valid until the
-        next ones."""
-
-    def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
-        """As `evaluate.evaluate`, of all images."""
-
-    def skipped(self) -> dict[str, str]:
-        """Returns the images that could not be used, with the reason."""
-
-    def require_usable(self) -> None:
-        """Called after an epoch in which no image could be read; raises UserError where that is an error."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +191,7 @@ class TrainingLoop:
                 self.watchdog,
                 contextlib.closing(self.images.epoch(self.position)) as images,
             ):
-                while not self.are_steps_done and (step := self.step(itertools.islice(images, self.options.batch_size))):
+                while not self.are_steps_done and (step := self.step(images)) is not None:
                     for policy in self.policies:
                         policy.after_step(self, step)
                 self.save()  # validation takes its time
@@ -239,12 +207,10 @@ class TrainingLoop:
         return self.are_steps_done or self.images.is_exhausted or self.position.epoch >= self.length.epochs
 
     def step(self, images: Iterator[tuple[int, Prepared]]) -> TrainingStep | None:
-        """Makes one update from one effective batch and records it; None if there are no images."""
-        position = self.position
-        lr = learning_rate(
-            position.step, self.options.lr, self.length.warmup_steps, self.length.total_steps
-        )
-        step = self.trainer.step_prepared(images, position.rate_share * lr)
+        """Makes one update from the next effective batch and records it; None if there are no images."""
+        position, batch = self.position, itertools.islice(images, self.options.batch_size)
+        lr = learning_rate(position.step, self.options.lr, self.length.warmup_steps, self.length.total_steps)
+        step = self.trainer.step_prepared(batch, position.rate_share * lr)
         if step is None:
             return None
         position.step += 1
@@ -289,7 +255,8 @@ class TrainingLoop:
         if validated["accuracy"] is not None:
             text += f", val accuracy {100 * validated['accuracy']:.1f} %"
             text += "" if validated["loss"] is None else f", val loss {validated['loss']:.4f}"
-        self.progress.message(f"epoch {position.epoch + 1}{self._of_epochs}: {text}, mem {format_size(resident_bytes())}")
+        epoch = f"epoch {position.epoch + 1}{self._of_epochs}"
+        self.progress.message(f"{epoch}: {text}, mem {format_size(resident_bytes())}")
         self.write(
             EpochLine(
                 epoch=position.epoch + 1, train_loss=position.train_loss, train_accuracy=train_accuracy,

@@ -5,10 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from edge_s2a.device.data.dataset import open_dataset, has_split
+from edge_s2a.device.data.dataset import has_split, open_dataset
 from edge_s2a.device.data.dataset_images import DatasetImages
 from edge_s2a.device.data.feature_cache import FeatureCache
-from edge_s2a.device.memory.available import budget_bytes
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
@@ -74,7 +73,7 @@ def length_of(options: TrainOptions, images: int) -> Length:
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:
     """Returns the options with what was left to the machine as it turned out."""
     return dataclasses.replace(
-        options, memory_budget=trainer.plan.budget_bytes, threads=trainer.engine.settings.threads
+        options, memory_budget=trainer.plan.budget_bytes, threads=trainer.engine_settings.threads
     )
 
 

@@ -13,13 +13,16 @@ REDRAW_S = 0.2
 class Progress:
     """Draws a bar on a terminal and prints messages there and elsewhere; nothing where it is to be quiet."""
 
-    def __init__(self, total_steps: int, budget_bytes: int, quiet: bool, done_steps: int = 0):
+    def __init__(self, total_steps: int, budget_bytes: int, quiet: bool):
         self.quiet = quiet
         self.total_steps, self.budget_bytes = total_steps, budget_bytes
-        self.first_step = done_steps
-        self.start_s = time.monotonic()
+        self.continue_from(0)
         self.drawn_s = 0.0
         self.live = sys.stderr.isatty() and not quiet
+
+    def continue_from(self, step: int) -> None:
+        """Measures the time that is left from here on; `step` optimizer steps were done before."""
+        self.first_step, self.start_s = step, time.monotonic()
 
     def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
         """Redraws the bar, at most a few times per second. step: optimizer steps done; resident: bytes."""

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.artifact.archive import PLAN, Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import ArenaExhausted
 from edge_s2a.plan.arena import (
     arena_peak,
@@ -30,12 +31,13 @@ import sys
 from pathlib import Path
 import numpy as np
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import ArenaExhausted
 path, batch, region = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 artifact = Artifact(path)
 height, width = artifact.manifest.preprocessing.image_size
-engine = Engine(artifact, threads=int(sys.argv[4]), arena_bytes=region)
+engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=int(sys.argv[4])), arena_bytes=region)
 image = np.zeros((batch, 3, height, width), np.float32)
 try:
     for _ in range(2):
@@ -52,6 +54,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import edge_s2a.device.engine.onnxruntime as session
+from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.artifact.archive import PLAN, PROGRAM, Artifact, graph_member
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import from_json as program_from_json
@@ -63,7 +66,7 @@ plans = from_json(artifact.read(PLAN), "plan")
 calls = program_from_json(artifact.read(PROGRAM), artifact.graph_count, "program")["training"]
 graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
 region = roomy_region(plans, batch)
-engine = session.Engine(artifact, threads=1, arena_bytes=region)
+engine = session.OnnxRuntimeEngine(artifact, EngineSettings(threads=1), arena_bytes=region)
 real, run_step = [], session._run_step
 def observed(step, values, results):
     outputs = run_step(step, values, results)
@@ -114,9 +117,11 @@ def test_a_limit_binds_its_own_engine_alone(deit_artifact):
     plans = from_json(artifact.read(PLAN), "plan")
     image = np.zeros((1, 3, *artifact.manifest.preprocessing.image_size), np.float32)
     target = np.zeros((1, artifact.manifest.num_classes), np.float32)
-    roomy = Engine(artifact, threads=1, arena_bytes=roomy_region(plans, 1))
-    tight = Engine(artifact, threads=1, arena_bytes=int(0.9 * arena_peak(plans, 1).arena_bytes))
-    unlimited = Engine(artifact, threads=1)
+    roomy = OnnxRuntimeEngine(artifact, EngineSettings(threads=1), arena_bytes=roomy_region(plans, 1))
+    tight = OnnxRuntimeEngine(
+        artifact, EngineSettings(threads=1), arena_bytes=int(0.9 * arena_peak(plans, 1).arena_bytes)
+    )
+    unlimited = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
     for _ in range(2):
         with pytest.raises(ArenaExhausted):
             tight.training_step(image, target)

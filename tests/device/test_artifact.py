@@ -70,10 +70,11 @@ def test_members_are_stored_aligned_and_mapped_in_place(small_artifact):
 
 
 def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
-    from edge_s2a.device.engine.onnxruntime import Engine
+    from edge_s2a.device.engine.base import EngineSettings
+    from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 
     artifact = Artifact(small_artifact)
-    engine = Engine(artifact, threads=1)
+    engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
     names, _ = tensors.decode(artifact.map(WEIGHTS), "weights")
     addresses = {name: engine._inputs[name].data_ptr() for name in names}
     lines = Path("/proc/self/maps").read_text().splitlines()

@@ -14,7 +14,8 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.manifest import parse_manifest
 from edge_s2a.device.data.collate import Collator
 from edge_s2a.device.data.dataset import feature_cache, open_dataset
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from tests.conftest import assert_refused, metrics_of, pack, run_command, step_losses, write_images
 from tests.field.test_power import assert_survived, kill_and_resume
@@ -30,7 +31,7 @@ def side_artifact(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(side_artifact):
-    return Engine(Artifact(side_artifact), 1)
+    return OnnxRuntimeEngine(Artifact(side_artifact), EngineSettings(threads=1))
 
 
 def train(artifact, images, run, *more, **options):

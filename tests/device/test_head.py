@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.start.head import (
     ADAM_RATE,
     IMAGES_PER_CLASS,
@@ -33,7 +34,7 @@ def packed(request, tmp_path_factory):
     adapted = adapt(options)
     path = tmp_path_factory.mktemp("head") / "model.s2a"
     write_artifact(options, adapted, build_graphs(options, adapted), path)
-    return Engine(Artifact(path), threads=1), adapted
+    return OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1)), adapted
 
 
 def start(engine, adapted, labels, images):

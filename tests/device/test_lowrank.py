@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.start.lowrank import right_singular_vectors, start_at_gradient
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import loss_and_gradients
@@ -25,7 +26,7 @@ def packed(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("lowrank") / "model.s2a"
     write_artifact(options, adapted, build_graphs(options, adapted), path)
     artifact = Artifact(path)
-    return Engine(artifact, threads=1), adapted, artifact.manifest.low_rank_maps
+    return OnnxRuntimeEngine(artifact, EngineSettings(threads=1)), adapted, artifact.manifest.low_rank_maps
 
 
 def batch(size=IMAGES):

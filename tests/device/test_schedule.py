@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from edge_s2a.device.memory.process import parse_size
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.errors import UserError
 from edge_s2a.run.times import format_time
+from edge_s2a.sizes import parse_size
 
 
 def test_warm_up_is_linear_and_reaches_the_peak():

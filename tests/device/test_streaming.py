@@ -9,7 +9,8 @@ from edge_s2a.artifact.archive import WEIGHTS, Artifact
 from edge_s2a.artifact.program import Call
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.engine import onnxruntime as session
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.engine.streaming import ALIGNMENT, WeightStream, streamed_bytes
 from edge_s2a.errors import UserError
 
@@ -41,12 +42,12 @@ def test_streamed_weights_give_the_same_step_and_nothing_of_the_file_is_mapped(d
         resident.append(resident_of_file(deit_artifact))
         return result
 
-    whole = Engine(Artifact(deit_artifact), 1)
+    whole = OnnxRuntimeEngine(Artifact(deit_artifact), EngineSettings(threads=1))
     expected = whole.training_step(*batch)
     expected = expected._replace(gradients={name: array.copy() for name, array in expected.gradients.items()})
     del whole
 
-    engine = Engine(Artifact(deit_artifact), 1, stream_weights=True)
+    engine = OnnxRuntimeEngine(Artifact(deit_artifact), EngineSettings(threads=1), stream_weights=True)
     monkeypatch.setattr(session, "_run_step", run_and_note)
     found = engine.training_step(*batch)
     assert found.loss == expected.loss
@@ -77,7 +78,7 @@ def test_the_buffer_holds_exactly_the_weights_of_the_call(deit_artifact):
 def test_a_file_that_became_shorter_is_one_clear_error(deit_artifact, tmp_path, batch):
     path = tmp_path / "model.s2a"
     path.write_bytes(deit_artifact.read_bytes())
-    engine = Engine(Artifact(path), 1, stream_weights=True)
+    engine = OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1), stream_weights=True)
     with open(path, "r+b") as file:
         file.truncate(4096)
     with pytest.raises(UserError, match="has become shorter"):

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 import edge_s2a
 from edge_s2a.artifact.adapter import load_adapter, save_adapter
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
 from tests.conftest import CLASSES, SMALL_VIT, assert_refused, pack, run_command
@@ -50,7 +51,7 @@ class Tuned:
         opened = Artifact(self.artifact)
         self.manifest = opened.manifest
         rng = np.random.default_rng(0)
-        engine = Engine(opened, 1)
+        engine = OnnxRuntimeEngine(opened, EngineSettings(threads=1))
         for array in engine.adapter.values():
             array += 0.05 * rng.standard_normal(array.shape).astype(np.float32)
         save_adapter(self.adapter, engine.adapter, self.manifest, CLASSES)
@@ -161,7 +162,7 @@ def test_what_torch_trains_opens_on_the_device(name, tuned, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for path in ("module.safetensors", "imported.safetensors"):
-        engine = Engine(Artifact(model.artifact), 1)
+        engine = OnnxRuntimeEngine(Artifact(model.artifact), EngineSettings(threads=1))
         values, classes = load_adapter(tmp_path / path, model.manifest)
         assert classes == CLASSES
         for key, array in engine.adapter.items():
@@ -246,7 +247,7 @@ def test_onnxruntime_training_drives_the_4_bit_graph(name, tuned, ort_training_p
     model.export(tmp_path / "training", "ort-training")
     labels = np.array([0, 1, 2])
     np.savez(tmp_path / "data.npz", image=model.image, labels=labels)
-    engine = Engine(Artifact(model.artifact), 1)
+    engine = OnnxRuntimeEngine(Artifact(model.artifact), EngineSettings(threads=1))
     values, _ = load_adapter(model.adapter, model.manifest)
     for key, array in engine.adapter.items():
         array[...] = values[key]

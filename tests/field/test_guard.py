@@ -19,7 +19,7 @@ import edge_s2a.device.engine.onnxruntime as session
 from edge_s2a.cli.main import main
 what, bad, *arguments = sys.argv[1:]
 bad = eval(bad)
-good_step, numbers = session.Engine.training_step, itertools.count(1)
+good_step, numbers = session.OnnxRuntimeEngine.training_step, itertools.count(1)
 def step(engine, image, target):
     result = good_step(engine, image, target)
     if next(numbers) in bad:
@@ -27,7 +27,7 @@ def step(engine, image, target):
             return result._replace(loss=float("nan"))
         next(iter(result.gradients.values())).flat[0] = float("inf")
     return result
-session.Engine.training_step = step
+session.OnnxRuntimeEngine.training_step = step
 sys.exit(main(arguments))
 """
 OPTIONS = ["--memory-budget", "400MiB", "--batch-size", "14", "--threads", "1"]

@@ -8,7 +8,8 @@ from torch.func import functional_call
 from edge_s2a.artifact.archive import PROGRAM, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import from_json
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.pack import Options, adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from tests.host.test_adapters import MODELS
@@ -49,7 +50,7 @@ def test_the_image_is_read_by_features_alone(packed):
 
 def test_training_from_features_is_training(packed):
     adapted, artifact = packed
-    engine = Engine(artifact, 1)
+    engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
     generator = torch.Generator().manual_seed(0)
     for array in engine.adapter.values():  # a branch that ends in zeros would hide what comes before
         array[...] = torch.randn(array.shape, generator=generator).numpy() * 0.1

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.scheme.compute import LARGEST_ERROR, choose_int8_layers, rounding_errors
@@ -89,7 +90,7 @@ def batch():
 def test_the_device_computes_what_torch_does(packed_vit, batch):
     """All gradients together to 1e-4: a value at the edge of a code may take the next one, as with 4-bit codes."""
     _, adapted, path = packed_vit
-    engine = Engine(Artifact(path), threads=1)
+    engine = OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1))
     result = engine.training_step(*batch)
     expected = loss_and_gradients(adapted.model, adapted.adapter, *map(torch.from_numpy, batch), adapted.scheme)
     assert result.loss == pytest.approx(float(expected[0].detach()), rel=1e-5)
@@ -109,7 +110,7 @@ def test_every_frozen_product_is_in_int8(packed_vit):
 
 def test_the_result_of_an_image_does_not_depend_on_the_others(packed_vit, batch):
     """Bit for bit: every row has its own scale, and sums of whole numbers are exact."""
-    engine = Engine(Artifact(packed_vit[2]), threads=1)
+    engine = OnnxRuntimeEngine(Artifact(packed_vit[2]), EngineSettings(threads=1))
     together = engine.logits(batch[0]).copy()
     for index in range(4):
         np.testing.assert_allclose(engine.logits(batch[0][index : index + 1])[0], together[index], rtol=1e-6, atol=1e-6)

@@ -6,7 +6,8 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.graph.ir import UINT4
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.targets.onnxruntime.liveness import crossings
@@ -76,7 +77,7 @@ def packed(tmp_path_factory):
             with torch.no_grad():
                 for value in adapted.adapter.values():
                     value.add_(torch.randn(value.shape, generator=generator) * 0.05)
-            engine = Engine(Artifact(path), threads=1)
+            engine = OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1))
             for name, array in engine.adapter.items():
                 array[...] = adapted.adapter[name].detach().numpy()
             cache.clear()  # one engine at a time

@@ -6,7 +6,8 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.sources.timm import create_model
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
@@ -58,7 +59,7 @@ def packed(tmp_path_factory):
             adapted = adapt(options)
             write_artifact(options, adapted, build_graphs(options, adapted), folder / "model.s2a")
             perturb(adapted.adapter.values(), 2)
-            engine = Engine(Artifact(folder / "model.s2a"), threads=1)
+            engine = OnnxRuntimeEngine(Artifact(folder / "model.s2a"), EngineSettings(threads=1))
             for tensor_name, array in engine.adapter.items():
                 array[...] = adapted.adapter[tensor_name].detach().numpy()
             cache[key] = engine, adapted

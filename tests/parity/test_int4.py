@@ -6,7 +6,8 @@ import torch
 from torch.func import functional_call
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from edge_s2a.host.weights import freeze
@@ -115,7 +116,7 @@ def test_gradients_equal_torch_on_the_rounded_model(model, tmp_path):
     adapted = adapt(options)
     assert "int4" in adapted.frozen.formats.values()
     write_artifact(options, adapted, build_graphs(options, adapted), tmp_path / "model.s2a")
-    engine = Engine(Artifact(tmp_path / "model.s2a"), threads=1)
+    engine = OnnxRuntimeEngine(Artifact(tmp_path / "model.s2a"), EngineSettings(threads=1))
     for batch in (1, 3):
         generator = torch.Generator().manual_seed(batch)
         image = torch.randn(batch, 3, *adapted.preprocessing.image_size, generator=generator)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.engine.onnxruntime import Engine
+from edge_s2a.device.engine.base import EngineSettings
+from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.optim.optimizer import EPSILON, SGD, AdamW
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import loss_and_gradients
@@ -42,7 +43,7 @@ def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
     adapted = adapt(options)
     write_artifact(options, adapted, build_graphs(options, adapted), tmp_path / "model.s2a")
     model, adapter = adapted.model, adapted.adapter
-    engine = Engine(Artifact(tmp_path / "model.s2a"), threads=1)
+    engine = OnnxRuntimeEngine(Artifact(tmp_path / "model.s2a"), EngineSettings(threads=1))
     for name, array in engine.adapter.items():
         np.testing.assert_array_equal(array, adapter[name].detach().numpy())
     start = {name: array.copy() for name, array in engine.adapter.items()}

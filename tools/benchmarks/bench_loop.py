@@ -25,12 +25,14 @@ STEPS = 8  # of which the first does not count
 
 def train(artifact: Path, data: Path, started_s: float) -> None:
     """In the measured process, which began at `started_s`: prints what `main` tabulates."""
-    from edge_s2a.device import session, trainer
+    from edge_s2a.device import training_run as trainer
+    from edge_s2a.device.engine import onnxruntime as session
+    from edge_s2a.device.engine.load import start_engine
 
     moments = [time.time() - started_s]
-    session.share_threads(THREADS)
+    engine_settings = start_engine("cpu", THREADS)
     engine_s = [0.0]
-    load, training_step = trainer.load, session.Engine.training_step
+    load, training_step = trainer.load, session.OnnxRuntimeEngine.training_step
 
     def timed_load(*arguments):
         runtime = load(*arguments)
@@ -45,12 +47,13 @@ def train(artifact: Path, data: Path, started_s: float) -> None:
             moments.append(time.time() - started_s)
         return result
 
-    trainer.load, session.Engine.training_step = timed_load, timed_step
+    trainer.load, session.OnnxRuntimeEngine.training_step = timed_load, timed_step
     with tempfile.TemporaryDirectory() as folder:
         trainer.train(
             trainer.TrainSettings(
                 artifact, data, Path(folder), 16 << 30, THREADS, epochs=1, batch_size=BATCH, lr=LEARNING_RATE
-            )
+            ),
+            engine_settings,
         )
         lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     steps_s = [line["seconds"] for line in lines if line["kind"] == "step"][1:]

@@ -58,10 +58,11 @@ def measure(path: Path, batch: int) -> dict:
     """Runs one training step; {"samples": [[time, resident bytes], ...], "ends": [time of each call's end],
     "start": time, "start_bytes", "region_bytes"}, times in s."""
     import edge_s2a.device.engine.onnxruntime as session
+    from edge_s2a.device.engine.base import EngineSettings
     from edge_s2a.device.engine.load import load
     from edge_s2a.device.memory.process import resident_bytes
 
-    runtime = load(path, BUDGET_BYTES, batch, THREADS, "adamw")
+    runtime = load(path, BUDGET_BYTES, batch, EngineSettings(THREADS), "adamw")
     manifest = runtime.artifact.manifest
     image = np.ones((batch, 3, *manifest.preprocessing.image_size), np.float32)
     target = np.full((batch, manifest.num_classes), 1 / batch / manifest.num_classes, np.float32)

@@ -52,7 +52,9 @@ def measure(model: str, adapter: str) -> dict:
     from torch.func import functional_call
 
     from edge_s2a.artifact.archive import PLAN, Artifact
-    from edge_s2a.device.engine.onnxruntime import Engine
+    from edge_s2a.device.engine.base import EngineSettings
+    from edge_s2a.device.engine.load import load_for_check
+    from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
     from edge_s2a.device.engine.selfcheck import check
     from edge_s2a.host.adapters.inject import parse_adapter
     from edge_s2a.host.golden import random_target
@@ -84,7 +86,7 @@ def measure(model: str, adapter: str) -> dict:
         adapted = adapt(options)
         write_artifact(options, adapted, build_graphs(options, adapted), path)
         perturb(adapted.adapter)
-        engine = Engine(Artifact(path), threads=1)
+        engine = OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1))
         for name, array in engine.adapter.items():
             array[...] = adapted.adapter[name].detach().numpy()
         image_size = adapted.preprocessing.image_size
@@ -106,7 +108,7 @@ def measure(model: str, adapter: str) -> dict:
         exact = exact_gradient(adapted)
         coded = flat(loss_and_gradients(adapted.model, adapted.adapter, image, target, adapted.scheme)[2:])
         plans = from_json(Artifact(path).read(PLAN), str(path))
-        golden = check(path, threads=1)
+        golden = check(*load_for_check(path, EngineSettings(threads=1)))
     return {
         "torch_error": torch_error,
         "coded_error": golden["errors"]["gradients"],

@@ -20,6 +20,7 @@ import onnxruntime
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine import onnxruntime as session
+from edge_s2a.device.engine.load import start_engine
 
 KINDS = {
     "products": "Gemm MatMul FusedMatMul MatMulIntegerToFloat MatMulInteger Conv ConvTranspose FusedConv",
@@ -60,9 +61,8 @@ def profile(artifact: Path, batch: int, threads: int, steps: int) -> tuple[list[
     """(the events of all steps, seconds a step)"""
     with tempfile.TemporaryDirectory() as folder:
         session.onnxruntime.SessionOptions = profiled_options(folder)
-        session.share_threads(threads)
         opened = Artifact(artifact)
-        engine = session.Engine(opened, threads)
+        engine = session.OnnxRuntimeEngine(opened, start_engine("cpu", threads))
         rng = np.random.default_rng(0)
         image = rng.standard_normal((batch, 3, *opened.manifest.preprocessing.image_size), np.float32)
         target = np.full((batch, engine.classes), 1 / (batch * engine.classes), np.float32)

@@ -19,10 +19,11 @@ from flwr.common.constant import ErrorCode
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import MIB, peak_resident_bytes
+from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.device.start.head import IMAGES_PER_CLASS
 from edge_s2a.device.trainer import Trainer
 from edge_s2a.errors import BudgetError, UserError
+from edge_s2a.sizes import MIB
 from fleet.adapters import artifact_digest, flatten, unflatten
 from fleet.data import training_images, validation_images
 

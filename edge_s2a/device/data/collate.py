@@ -7,7 +7,7 @@ import numpy as np
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import Dataset, image_digest, is_mirrored, load_pixels, normalize
 from edge_s2a.device.data.feature_cache import FeatureCache, decode, encode, key_of
-from edge_s2a.device.engine.onnxruntime import Engine, Inputs, part_of
+from edge_s2a.device.engine.base import Engine, Inputs, part_of
 
 
 class Keyed(NamedTuple):

@@ -1,4 +1,4 @@
-"""The images of a folder or a .npz as a training reads them: in the order of seed and epoch, by a thread of their own."""
+"""Reads the images of a folder or a .npz for a training: in the order of seed and epoch, in a thread of their own."""
 
 import contextlib
 import functools
@@ -11,11 +11,11 @@ from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.loader import stream
-from edge_s2a.device.data.reading import read_batches
 from edge_s2a.device.engine.base import Inputs
-from edge_s2a.device.runtime import Runtime
+from edge_s2a.device.engine.batches import read_batches
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.memory.budget import queue_capacity
+from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 
 

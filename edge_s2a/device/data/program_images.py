@@ -1,9 +1,10 @@
-"""The images that a program has, as a training reads them: a list again and again, any other iterable once."""
+"""Reads the images that a program has for a training: a list again and again, any other iterable once."""
 
 import functools
 import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,8 +13,7 @@ from PIL import Image
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.images import UnusableImage, as_rgb, read_image
-from edge_s2a.device.data.preprocessing import resize_and_crop
+from edge_s2a.device.data.dataset import UnusableImage, as_rgb, read_image, resize_and_crop
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.evaluate import evaluate_batches
 from edge_s2a.device.runtime import Runtime
@@ -50,7 +50,7 @@ class Reader:
     def pixels(self, image: ImageLike) -> np.ndarray:
         """Returns uint8 (height, width, 3). Raises UnusableImage, and UserError for what is no image."""
         if isinstance(image, str | os.PathLike):
-            image = read_image(image, self.preprocessing, self.decode_limit_bytes)
+            image = read_image(Path(image), self.preprocessing, self.decode_limit_bytes)
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")

@@ -8,7 +8,7 @@ import numpy as np
 from edge_s2a.device.data.collate import Collator
 from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.loader import stream
-from edge_s2a.device.engine.onnxruntime import Engine, Inputs, StepResult, count_images, part_of
+from edge_s2a.device.engine.base import Engine, Inputs, StepResult, count_images, part_of
 from edge_s2a.errors import ArenaExhausted
 
 

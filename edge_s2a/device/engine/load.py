@@ -1,91 +1,134 @@
-"""Start-up shared by every device verb that runs the engine: measure, plan, cap the arena, load."""
+"""Loads an artifact within a memory budget: measure, plan, load. Nothing else on the device knows which engine runs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.adapter import load_adapter
+from edge_s2a.artifact.archive import GOLDEN, Artifact
+from edge_s2a.artifact.names import IMAGE
+from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.engine.onnxruntime import Engine, share_threads, use_provider
+from edge_s2a.device.engine.base import Engine, EngineSettings
+from edge_s2a.device.engine.onnxruntime import THREAD_POOL, OnnxRuntimeEngine, execution_providers
 from edge_s2a.device.memory.available import attainable_bytes
-from edge_s2a.device.memory.budget import MemoryPlan, Weights, bytes_of_optimizer, make_plan, measure, smaller_budget
+from edge_s2a.device.memory.budget import (
+    Measured,
+    MemoryPlan,
+    Weights,
+    bytes_of_optimizer,
+    make_plan,
+    measure,
+    smaller_budget,
+)
 from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
-from edge_s2a.plan.lifetimes import with_threads
+from edge_s2a.device.runtime import Runtime
+from edge_s2a.plan.arena import roomy_region
+from edge_s2a.plan.lifetimes import GraphPlan, with_threads
 from edge_s2a.plan.verify import verified_plans
 
-
-@dataclass
-class Runtime:
-    """An artifact that is loaded and fits its budget."""
-
-    artifact: Artifact
-    engine: Engine
-    plan: MemoryPlan
-    collator: Collator
+INFERENCE_BATCH_SIZE = 4  # as fast as more, and half of what eight images take
 
 
 def default_threads() -> int:
+    """The number of physical cores."""
     return psutil.cpu_count(logical=False) or 1
 
 
-def start_engine(provider: str, threads: int | None) -> int:
-    """The number of the engine's threads, by default the physical cores, which all graphs of this process share from
-    now on; they run on `provider`. Raises UserError if this engine has none of that kind."""
-    use_provider(provider)
-    threads = threads or default_threads()
-    share_threads(threads)
-    return threads
+def start_engine(provider: str, threads: int | None) -> EngineSettings:
+    """The settings of all engines that this process will load, whose graphs share `threads` threads from now on.
 
-
-def plan_memory(
-    path: Path, budget_bytes: int, batch_size: int, threads: int, optimizer: str | None = None
-) -> MemoryPlan:
-    """What would run with these settings: training with `optimizer`, or inference alone without. Loads the graphs to
-    measure them, and runs nothing."""
-    make_allocator_predictable()
-    libraries_bytes = resident_bytes()
-    artifact = Artifact(path)
-    plans = with_threads(verified_plans(artifact), threads)
-    engine = Engine(artifact, threads, training=optimizer is not None)
-    measured = measure(libraries_bytes)
-    weights = Weights(engine.weight_bytes, engine.streamed_weight_bytes)
-    del engine  # only now: it was what there was to measure
-    return make_plan(
-        artifact.manifest,
-        {name: plan for name, plan in plans.items() if optimizer or name != "training"},
-        weights,
-        measured,
-        budget_bytes,
-        batch_size,
-        bytes_of_optimizer(artifact.manifest, optimizer) if optimizer else 0,
-    )
-
-
-def load(path: Path, budget_bytes: int, batch_size: int, threads: int, optimizer: str | None = None) -> Runtime:
-    """Raises BudgetError if not even one image at a time fits the budget. Where the machine has less than the budget
-    right now, the plan is for what it has.
-
-    The graphs are loaded twice: once to measure what they take, then again with the engine's arena
-    limited to what the plan needs. Loading takes tenths of a second.
+    provider: one of base.PROVIDERS. threads: by default the physical cores; where the process already shares some,
+    there remain as many. Raises UserError if the engine lacks the provider.
     """
-    plan = plan_memory(path, budget_bytes, batch_size, threads, optimizer)
+    execution_providers(provider)
+    return EngineSettings(THREAD_POOL.share(threads or default_threads()), provider)
+
+
+def load(
+    path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
+) -> Runtime:
+    """Loads an artifact for training with `optimizer`, or for inference alone without one.
+
+    Where the machine has less memory than the budget right now, the plan is for what it has. Raises BudgetError if not
+    even one image at a time fits.
+
+    The graphs are loaded twice: once to measure what they take, then with the engine's arena limited to what the plan
+    needs. Loading takes tenths of a second.
+    """
+    plan = plan_memory(path, budget_bytes, batch_size, settings, optimizer)
     plan.require()
     smaller_bytes = smaller_budget(plan, attainable_bytes(), resident_bytes())
     if smaller_bytes is not None:
-        plan = plan_memory(path, smaller_bytes, batch_size, threads, optimizer)
+        plan = plan_memory(path, smaller_bytes, batch_size, settings, optimizer)
         plan.require()
     artifact = Artifact(path)
-    engine = Engine(
+    engine = OnnxRuntimeEngine(
         artifact,
-        threads,
+        settings,
         training=optimizer is not None,
         stream_weights=plan.streams_weights,
         arena_bytes=plan.arena_bytes,
     )
-    height, width = artifact.manifest.preprocessing.image_size
-    batch = np.zeros((plan.micro_batch_size, 3, height, width), np.float32)
-    return Runtime(
-        artifact, engine, plan, Collator(engine, batch, artifact.manifest.preprocessing, plan.decode_limit_bytes)
-    )
+    return Runtime(artifact, engine, plan, _collator(artifact, engine, plan))
+
+
+def plan_memory(
+    path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
+) -> MemoryPlan:
+    """What `load` would run with the same arguments. Loads the graphs to measure them, and runs nothing."""
+    make_allocator_predictable()
+    libraries_bytes = resident_bytes()
+    artifact = Artifact(path)
+    graphs = _planned_graphs(artifact, settings.threads, training=optimizer is not None)
+    measured, weights = _measure_loaded(artifact, settings, optimizer is not None, libraries_bytes)
+    optimizer_bytes = bytes_of_optimizer(artifact.manifest, optimizer) if optimizer else 0
+    return make_plan(artifact.manifest, graphs, weights, measured, budget_bytes, batch_size, optimizer_bytes)
+
+
+def load_adapted(
+    artifact: Path, adapter: Path, budget_bytes: int, settings: EngineSettings
+) -> tuple[Runtime, list[str]]:
+    """The artifact with a trained adapter, for inference within a memory budget, and the names of its classes.
+
+    Raises BudgetError if not even one image at a time fits, UserError if the adapter does not fit the artifact.
+    """
+    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
+    tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
+    for name, array in runtime.engine.adapter.items():
+        array[...] = tensors[name]
+    return runtime, classes
+
+
+def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, Engine]:
+    """The artifact, every checksum verified, and an engine with just the memory that its plan promises for the golden
+    batch. Raises CheckError for a wrong checksum or plan."""
+    make_allocator_predictable()
+    artifact = Artifact(path)
+    for member in artifact.manifest.members:
+        artifact.verify(member)
+    graphs = _planned_graphs(artifact, settings.threads, training=True)
+    golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
+    arena_bytes = roomy_region(graphs, len(golden[IMAGE]))
+    return artifact, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
+
+
+def _planned_graphs(artifact: Artifact, threads: int, training: bool) -> dict[str, GraphPlan]:
+    """The memory plans of the programs that will run."""
+    plans = with_threads(verified_plans(artifact), threads)
+    return {name: plan for name, plan in plans.items() if training or name != "training"}
+
+
+def _measure_loaded(
+    artifact: Artifact, settings: EngineSettings, training: bool, libraries_bytes: int
+) -> tuple[Measured, Weights]:
+    engine = OnnxRuntimeEngine(artifact, settings, training)
+    measured = measure(libraries_bytes)  # while there is an engine to measure
+    return measured, Weights(engine.weight_bytes, engine.streamed_weight_bytes)
+
+
+def _collator(artifact: Artifact, engine: Engine, plan: MemoryPlan) -> Collator:
+    preprocessing = artifact.manifest.preprocessing
+    batch = np.zeros((plan.micro_batch_size, 3, *preprocessing.image_size), np.float32)
+    return Collator(engine, batch, preprocessing, plan.decode_limit_bytes)

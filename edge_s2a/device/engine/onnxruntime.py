@@ -1,10 +1,15 @@
-"""The engine: the only file that imports onnxruntime.
+"""The engine on onnxruntime: the only file of the device that imports it.
 
 Runs an artifact's programs call by call, each graph in the order in which the host wrote its nodes, with all buffers in
 one arena of fixed size, and reads frozen weights where they lie in the mapped file, or from a small buffer.
+
+Two things are one per process in onnxruntime, whatever engines there are: the pool of shared threads (ThreadPool), and
+the arena that sessions take when they are created (reserve_arena).
 """
 
-from typing import NamedTuple
+import contextlib
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -15,35 +20,76 @@ from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Arti
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.program import FEATURES, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
+from edge_s2a.device.engine.base import EngineSettings, Inputs, StepResult, count_images
 from edge_s2a.device.engine.streaming import Placed, WeightStream, streamed_bytes
-from edge_s2a.errors import ArenaExhausted, CheckError, UserError
+from edge_s2a.errors import ArenaExhausted, EngineError, UserError
 
-ENGINE_VERSION = onnxruntime.__version__
+VERSION = onnxruntime.__version__
 CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
-_shared_threads: list[int] = []  # how many all graphs of this process share; empty where each graph has its own
-# Each is tried before those after it, node by node; what none takes runs on the CPU.
-PROVIDERS = {
+# By base.PROVIDERS. Each is tried before those after it, node by node; what none takes runs on the CPU.
+EXECUTION_PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-_providers = PROVIDERS["cpu"].copy()  # of every session created afterwards
+
+# -- out of memory -------------------------------------------------------------------------------------
+
+# onnxruntime has neither a type nor a status code of its own for this: a run raises RuntimeError, the creation of a
+# session RuntimeException, both as for any other failure. These are the messages, the same from 1.19 to 1.32, of an
+# arena at its bound, of an arena that the system gives no more, of a plain allocation, and of a GPU's driver.
+OUT_OF_MEMORY = re.compile(
+    r"Available memory of \d+ is smaller than requested bytes of \d+"
+    r"|Failed to allocate memory for requested buffer of size \d+"
+    r"|Failed to find a free memory block despite calling Extend"
+    r"|bad_alloc"
+    r"|out of memory"
+)
 
 
-# float32 (batch, 3, height, width), normalised; or, where an artifact has such, features by name (Manifest.features).
-Inputs = np.ndarray | dict[str, np.ndarray]
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether what onnxruntime raised says that an allocation failed."""
+    if isinstance(error, MemoryError):
+        return True
+    is_the_engines = isinstance(error, (RuntimeError, _pybind_state.RuntimeException))
+    return is_the_engines and OUT_OF_MEMORY.search(str(error)) is not None
 
 
-class StepResult(NamedTuple):
-    loss: float
-    logits: np.ndarray  # float32 (batch, classes), valid until the next run
-    gradients: dict[str, np.ndarray]  # by adapter tensor, valid until the next run
+def arena_exhausted(error: Exception) -> ArenaExhausted:
+    return ArenaExhausted(f"the engine needs more memory than was planned: {error}; give a larger --memory-budget")
 
 
-def _reserve_arena(arena_bytes: int) -> None:
-    """Replaces the arena that the sessions of an Engine with `arena_bytes` share; older sessions keep theirs.
+# -- what a process has one of -------------------------------------------------------------------------
 
-    One region, reserved at once, becomes resident as it is touched. An allocation beyond it fails.
+
+class ThreadPool:
+    """The threads that all sessions of this process share, or none where each session has its own.
+
+    onnxruntime lets a process set the pool once. From then on it refuses sessions with threads of their own, and it
+    does not tell whether there is a pool: this object, of which there is one, remembers.
+    """
+
+    def __init__(self) -> None:
+        self.threads: int | None = None  # None: each session has its own
+
+    def share(self, threads: int) -> int:
+        """Makes all sessions created from now on share `threads` threads, and returns how many they have: the first
+        call decides. onnxruntime 1.19 cannot share; there each session gets as many."""
+        if self.threads is None and hasattr(onnxruntime, "set_global_thread_pool_sizes"):
+            # Fails where the program that uses this library has set the pool already, for sessions of its own.
+            with contextlib.suppress(_pybind_state.Fail):
+                onnxruntime.set_global_thread_pool_sizes(threads, 1)
+            self.threads = threads
+        return self.threads or threads
+
+
+THREAD_POOL = ThreadPool()
+
+
+def reserve_arena(arena_bytes: int) -> None:
+    """Replaces the arena for sessions created from now on; older sessions keep theirs.
+
+    Its one region is reserved at once and becomes resident as it is touched. An allocation beyond it fails.
     """
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -59,32 +105,19 @@ def _reserve_arena(arena_bytes: int) -> None:
     onnxruntime.create_and_register_allocator(memory, configuration)
 
 
-def share_threads(threads: int) -> None:
-    """Makes all graphs of this process share `threads` threads, where the engine can: onnxruntime 1.19 cannot.
-
-    Afterwards it refuses any session with threads of its own, so this is for a process that is all ours, before its
-    first Engine. The first call decides how many.
-    """
-    if not _shared_threads and hasattr(onnxruntime, "set_global_thread_pool_sizes"):
-        onnxruntime.set_global_thread_pool_sizes(threads, 1)
-        _shared_threads.append(threads)
+# -- the engine ----------------------------------------------------------------------------------------
 
 
-def use_provider(name: str) -> None:
-    """Makes every session created afterwards run on the provider `name`, one of PROVIDERS. Raises UserError if this
-    engine has none of that kind."""
-    available = onnxruntime.get_available_providers()
-    if PROVIDERS[name][0] not in available:
+def execution_providers(provider: str) -> list[str]:
+    """onnxruntime's names of what `provider`, one of base.PROVIDERS, stands for on this machine, in order of
+    preference. Raises UserError if the installed onnxruntime lacks it."""
+    wanted, available = EXECUTION_PROVIDERS[provider], onnxruntime.get_available_providers()
+    if wanted[0] not in available:
         raise UserError(
-            f"onnxruntime {ENGINE_VERSION} here has {', '.join(available)} and not {PROVIDERS[name][0]}; install "
-            "the onnxruntime-gpu of your device (deploy/README.md), or leave --provider away"
+            f"onnxruntime {VERSION} here has {', '.join(available)} and not {wanted[0]}; install the onnxruntime-gpu "
+            "of your device (deploy/README.md), or omit --provider"
         )
-    _providers[:] = [provider for provider in PROVIDERS[name] if provider in available]
-
-
-def providers() -> list[str]:
-    """What sessions created now run on, the first wherever it can."""
-    return _providers.copy()
+    return [name for name in wanted if name in available]
 
 
 class Step(NamedTuple):
@@ -95,24 +128,27 @@ class Step(NamedTuple):
     outputs: list[tuple[str, str]]
     done: list[str]  # values that no later step reads
     streamed: list[Placed]  # weights to read into memory first
-    handles: dict  # of these
+    handles: dict[str, Any]  # the engine's, of these
 
 
-class Engine:
-    """The programs of an artifact, with the adapter's tensors as their live inputs."""
+class OnnxRuntimeEngine:
+    """The programs of an artifact on onnxruntime. See `edge_s2a.device.engine.base.Engine`."""
+
+    name, version = "onnxruntime", VERSION
 
     def __init__(
         self,
         artifact: Artifact,
-        threads: int,
+        settings: EngineSettings,
         training: bool = True,
         stream_weights: bool = False,
         arena_bytes: int | None = None,
     ):
-        """training=False leaves the training program out. stream_weights=True keeps only those frozen weights in memory
-        that one call reads. arena_bytes bounds all buffers together; None leaves each graph an unbounded arena of its
-        own. Raises UserError if the engine refuses a graph."""
-        self.adapter_shapes = artifact.manifest.adapter_shapes
+        """training=False omits the training program. stream_weights=True keeps in memory only those frozen weights
+        that one call reads. arena_bytes bounds all buffers together; None gives each graph an unbounded arena of its
+        own. Raises UserError if onnxruntime refuses a graph or the provider, ArenaExhausted if not even the constants
+        fit the arena."""
+        self.providers = execution_providers(settings.provider)
         self.classes = artifact.manifest.num_classes
         self.feature_shapes = artifact.manifest.features
         self._where = str(artifact.path)
@@ -123,7 +159,7 @@ class Engine:
         initial, _ = decode(artifact.read(ADAPTER), f"{ADAPTER} of {artifact.path}")
         check_shapes(initial, artifact.manifest, f"{ADAPTER} of {artifact.path}")
         # The optimizer writes into these arrays, and the next run reads them there.
-        self.adapter = {name: initial[name].copy() for name in self.adapter_shapes}
+        self.adapter = {name: initial[name].copy() for name in artifact.manifest.adapter_shapes}
         lasting = constants | self.adapter if stream_weights else weights | constants | self.adapter
         self._arrays = lasting  # what the engine reads must stay where it is
         self._inputs = {name: _share(array) for name, array in lasting.items()}
@@ -135,15 +171,17 @@ class Engine:
 
         programs = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
         if (FEATURES in programs) != bool(self.feature_shapes):
-            raise UserError(f"{self._where}: program and manifest disagree; pack it anew")
+            raise UserError(f"{self._where}: program and manifest disagree; repack the model")
         names = [name for name in programs if training or name != "training"]
         calls = [call for name in names for call in programs[name]]
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
-        used = sorted({call.graph for call in calls})
         if bounded := arena_bytes is not None:
-            _reserve_arena(arena_bytes)
-        sessions = {number: _session(artifact, graph_member(number), threads, bounded) for number in used}
+            reserve_arena(arena_bytes)
+        sessions = {
+            number: _session(artifact, graph_member(number), settings.threads, self.providers, bounded)
+            for number in sorted({call.graph for call in calls})
+        }
         always = {*self._inputs, *weights}
         self._programs = {name: self._steps(programs[name], always, sessions) for name in names}
 
@@ -158,7 +196,7 @@ class Engine:
             outputs = [entry.name for entry in session.get_outputs()]
             agree = len(inputs) == len(call.inputs) and len(outputs) == len(call.outputs)
             if not agree or not known.issuperset(call.inputs):
-                raise UserError(f"{self._where}: program and graphs disagree; pack it anew")
+                raise UserError(f"{self._where}: program and graphs disagree; repack the model")
             done = [name for name in set(call.inputs) if name not in always and readers[name] == index]
             done += [name for name in call.outputs if name not in readers]
             known.update(call.outputs)
@@ -169,24 +207,16 @@ class Engine:
         return steps
 
     def training_step(self, inputs: Inputs, target: np.ndarray) -> StepResult:
-        """Forward and backward of one micro-batch.
-
-        target float32 (batch, classes): smoothed labels over the effective batch size. Raises ArenaExhausted, and
-        CheckError where the engine fails otherwise.
-        """
         logits = np.empty((len(target), self.classes), np.float32)
         self._run("training", self._read(inputs) | {TARGET: target}, {LOGITS: logits})
         return StepResult(float(self._loss), logits, self._gradients)
 
     def logits(self, inputs: Inputs) -> np.ndarray:
-        """float32 (batch, classes). Raises as training_step."""
         logits = np.empty((count_images(inputs, self.feature_shapes), self.classes), np.float32)
         self._run("inference", self._read(inputs), {LOGITS: logits})
         return logits
 
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """What the artifact's other programs read of image float32 (batch, 3, height, width), each float32 of its shape
-        in the manifest with the first axis `batch` times as long. Raises as training_step."""
         shapes = self.feature_shapes.items()
         features = {name: np.empty((len(image) * first, *others), np.float32) for name, (first, *others) in shapes}
         self._run(FEATURES, {IMAGE: image}, features)
@@ -211,36 +241,18 @@ class Engine:
                     del values[name]
         except UserError:
             raise
-        except Exception as error:  # the engine's own exception types differ between its versions
+        except Exception as error:  # pybind11 turns what C++ throws into many types
             values.clear()  # for the error keeps this frame, and with it the arena's memory
-            if "allocat" in str(error).lower() or "memory" in str(error).lower():
-                raise ArenaExhausted(
-                    f"the engine needs more memory than was planned: {error}; give a larger --memory-budget"
-                ) from error
-            raise CheckError(
-                f"onnxruntime {ENGINE_VERSION} fails in a graph of {self._where}: {error}; try edge-s2a check, or pack "
-                "the model anew"
+            if is_out_of_memory(error):
+                raise arena_exhausted(error) from error
+            raise EngineError(
+                f"onnxruntime {VERSION} fails in a graph of {self._where}: {error}; try edge-s2a check, or repack the "
+                "model"
             ) from error
 
 
-def count_images(inputs: Inputs, feature_shapes: dict[str, list[int]]) -> int:
-    if not isinstance(inputs, dict):
-        return len(inputs)
-    name, (first, *_) = next(iter(feature_shapes.items()))
-    return len(inputs[name]) // first
-
-
-def part_of(inputs: Inputs, start: int, end: int, feature_shapes: dict[str, list[int]]) -> Inputs:
-    """Of the images from `start` up to `end`."""
-    if not isinstance(inputs, dict):
-        return inputs[start:end]
-    return {
-        name: array[start * feature_shapes[name][0] : end * feature_shapes[name][0]] for name, array in inputs.items()
-    }
-
-
-def _run_step(step: Step, values: dict, results: dict) -> dict:
-    """Runs one graph; returns its outputs, those of `results` being written where these lie.
+def _run_step(step: Step, values: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Runs one graph and returns its outputs; those of `results` are written where these lie.
 
     All values are those of the engine's own module: its public wrappers would take as long as a small model.
     """
@@ -257,8 +269,29 @@ def _run_step(step: Step, values: dict, results: dict) -> dict:
     return {name: _owned(outputs[index]) for index, (_, name) in enumerate(step.outputs)}
 
 
-def _session(artifact: Artifact, member: str, threads: int, bounded: bool):
+def _session(
+    artifact: Artifact, member: str, threads: int, providers: list[str], bounded: bool
+) -> onnxruntime.InferenceSession:
     """bounded: takes its buffers from the reserved arena."""
+    graph = artifact.read(member)
+    try:
+        session = onnxruntime.InferenceSession(graph, _session_options(threads, bounded), providers=providers)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise arena_exhausted(error) from error
+        raise UserError(
+            f"onnxruntime {VERSION} refuses {member} of {artifact.path}: {error}; install onnxruntime 1.19 or newer, "
+            "or repack the model"
+        ) from error
+    if session.get_providers()[0] != providers[0]:  # onnxruntime only warns where a provider cannot start
+        raise UserError(
+            f"onnxruntime {VERSION} could not start {providers[0]} on this device; check its driver and libraries with "
+            "nvidia-smi, or omit --provider"
+        )
+    return session
+
+
+def _session_options(threads: int, bounded: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     # With these two, nodes run in the order of the file, which the host chose for memory.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -268,30 +301,17 @@ def _session(artifact: Artifact, member: str, threads: int, bounded: bool):
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.use_env_allocators", "1" if bounded else "0")
-    if _shared_threads:
-        options.use_per_session_threads = False
-    else:
+    if THREAD_POOL.threads is None:
         options.intra_op_num_threads = threads
         # Threads of its own would go on spinning while the next graph runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    else:
+        options.use_per_session_threads = False
     options.log_severity_level = 4  # errors reach the user as exceptions
-    graph = artifact.read(member)
-    try:
-        session = onnxruntime.InferenceSession(graph, options, providers=_providers)
-    except Exception as error:
-        raise UserError(
-            f"onnxruntime {ENGINE_VERSION} refuses {member} of {artifact.path}: {error}; "
-            "install onnxruntime 1.19 or newer, or pack the model anew"
-        ) from error
-    if session.get_providers()[0] != _providers[0]:  # the engine only warns where a provider cannot start
-        raise UserError(
-            f"onnxruntime {ENGINE_VERSION} could not start {_providers[0]} on this device; check its driver and "
-            "libraries with nvidia-smi, or leave --provider away"
-        )
-    return session
+    return options
 
 
-def _share(array: np.ndarray):
+def _share(array: np.ndarray) -> Any:
     """The engine's handle of `array`, which stays where it is, and must outlive the handle."""
     return _pybind_state.OrtValue.ortvalue_from_numpy(array, CPU)
 
@@ -303,7 +323,7 @@ def _touched(shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _owned(value):
+def _owned(value: Any) -> Any:
     """The output of a binding as a value that lives on its own: as the binding gives it, one output would keep all
     of them."""
     single = _pybind_state.OrtValueVector()

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_s2a.device.memory.process import MIB, parse_size
 from edge_s2a.errors import UserError
+from edge_s2a.sizes import MIB, parse_size
 
 # Left to the rest of the system: it needs some to breathe, and another process may take some while a step runs.
 RESERVE_BYTES = 32 * MIB
@@ -12,11 +12,13 @@ RESERVE_SHARE = 0.1
 UNLIMITED_BYTES = 1 << 60  # where cgroup v1 has no limit it says a number above this
 
 
-def parse_budget(text: str) -> int:
-    """Bytes of `--memory-budget`: a size, or for "auto" what is attainable now less the reserve. Raises UserError for
-    what is no size, and where nothing is left."""
-    if text != "auto":
-        return parse_size(text)
+def parse_budget(budget: int | str) -> int:
+    """Returns the bytes of `--memory-budget`: a size, or for "auto" what is attainable now less the reserve. Raises
+    UserError for text that is no size, and where nothing is left."""
+    if isinstance(budget, int):
+        return budget
+    if budget != "auto":
+        return parse_size(budget)
     budget_bytes = less_reserve(attainable_bytes())
     if budget_bytes <= 0:
         raise UserError("the machine or its cgroup leaves no memory; end other programs, or raise the limit")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.data.feature_cache import code_bytes
 from edge_s2a.device.memory.available import less_reserve
-from edge_s2a.device.memory.process import MIB, format_size, peak_resident_bytes, resident_bytes
+from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError, CheckError
 from edge_s2a.plan.arena import (
@@ -24,6 +24,7 @@ from edge_s2a.plan.arena import (
 )
 from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
+from edge_s2a.sizes import MIB, format_size
 
 # Decoding one image: data.decode_bytes says what it takes.
 DECODE_RESERVE_BYTES = 3 * MIB

@@ -9,8 +9,8 @@ import numpy as np
 
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.engine.batches import training_steps
-from edge_s2a.device.engine.load import Runtime
 from edge_s2a.device.optim.clipping import gradient_norm
+from edge_s2a.device.runtime import Runtime
 
 
 class BatchResult(NamedTuple):
@@ -19,7 +19,7 @@ class BatchResult(NamedTuple):
     loss: float  # mean over its images
     gradient_norm: float
     correct: int  # images whose likeliest class was right
-    count: int  # images
+    images: int
 
     @property
     def is_finite(self) -> bool:

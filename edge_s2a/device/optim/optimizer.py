@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
@@ -76,12 +77,30 @@ class SGD:
             parameter -= np.float32(lr * self.relative_rates.get(name, 1.0)) * momentum
 
 
-def forget(optimizer: AdamW | SGD) -> None:
-    """Makes it start again from the parameters as they are."""
+class Optimizer(Protocol):
+    """Updates parameters in place by their gradients."""
+
+    steps: int
+    state: dict[str, np.ndarray]
+
+    def step(self, gradients: dict[str, np.ndarray], lr: float) -> None:
+        """Makes one update. gradients: float32 arrays by the parameters' names; lr: the learning rate."""
+
+
+class OptimizerKind(Protocol):
+    """Makes an optimizer of parameters: float32 arrays, updated in place."""
+
+    def __call__(
+        self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ...
+    ) -> Optimizer: ...
+
+
+def forget(optimizer: Optimizer) -> None:
+    """Makes an optimizer start again from the parameters as they are."""
     optimizer.steps = 0
     for array in optimizer.state.values():
         array.fill(0)
 
 
-OPTIMIZERS = {"adamw": AdamW, "sgd": SGD}
+OPTIMIZERS: dict[str, OptimizerKind] = {"adamw": AdamW, "sgd": SGD}
 STATE_ARRAYS = {"adamw": 2, "sgd": 1}  # arrays of state for each parameter array

@@ -57,7 +57,7 @@ def go_back(loop: "TrainingLoop", reason: str) -> None:
     if position.rate_share <= LEAST_RATE_SHARE:
         loop.restore_best()
         loop.save()
-        where = "the trainer holds the best adapter" if loop.folder is None else f"the best adapter is {loop.folder.best}"
+        where = f"the best adapter is in {'the trainer' if loop.folder is None else loop.folder.best}"
         raise UserError(
             f"{reason}, even at {position.rate_share:g} of the learning rate; {where}; check the artifact on this "
             "device with edge-s2a check"
@@ -67,9 +67,7 @@ def go_back(loop: "TrainingLoop", reason: str) -> None:
     loop.restore_best()
     forget(loop.trainer.optimizer)
     loop.write(
-        RestoredLine(
-            epoch=position.epoch + 1, step=position.step, reason=reason, rate_share=position.rate_share
-        )
+        RestoredLine(epoch=position.epoch + 1, step=position.step, reason=reason, rate_share=position.rate_share)
     )
     loop.progress.message(
         f"step {position.step}: {reason}; continuing from the best adapter with {position.rate_share:g} of the "

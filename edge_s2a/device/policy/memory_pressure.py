@@ -24,13 +24,11 @@ class MemoryPressurePolicy:
             return
         loop.save()
         loop.write(
-            PressureLine(
-                step=position.step, attainable_bytes=attainable, rss_bytes=resident, budget_bytes=budget_bytes
-            )
+            PressureLine(step=position.step, attainable_bytes=attainable, rss_bytes=resident, budget_bytes=budget_bytes)
         )
         raise MemoryPressure(
-            f"memory has become scarce: {format_size(attainable)} are available, {format_size(resident)} are in use and "
-            f"{format_size(plan.predicted_peak_bytes)} planned; continuing from step {position.step} within "
+            f"memory has become scarce: {format_size(attainable)} are available, {format_size(resident)} are in use "
+            f"and {format_size(plan.predicted_peak_bytes)} planned; continuing from step {position.step} within "
             f"{format_size(budget_bytes)}",
             budget_bytes,
         )

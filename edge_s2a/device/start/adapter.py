@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edge_s2a.artifact.manifest import Manifest
-from edge_s2a.device.engine.onnxruntime import Engine, Inputs
+from edge_s2a.device.engine.base import Engine, Inputs
 from edge_s2a.device.optim.accumulate import smoothed_target
 from edge_s2a.device.start.head import start_at_class_means
 from edge_s2a.device.start.lowrank import start_at_gradient

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from edge_s2a.device.engine.base import Engine, Inputs
 from edge_s2a.device.engine.batches import logits_of, sum_gradients
-from edge_s2a.device.engine.onnxruntime import Engine, Inputs
 
 MARGIN = 2.0
 ROUNDING = 1e-4

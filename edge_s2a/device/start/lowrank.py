@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.engine.batches import sum_gradients
-from edge_s2a.device.engine.onnxruntime import Engine
 
 
 def start_at_gradient(
