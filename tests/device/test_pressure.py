@@ -12,17 +12,16 @@ MIB = 1 << 20
 # is scarce is said instead of found, after some steps.
 TRAIN = """
 import sys
-from pathlib import Path
-from edge_s2a.device import training_run as trainer
+import edge_s2a
+import edge_s2a.device.policy.memory_pressure as policy
 from edge_s2a.errors import MemoryPressure
 artifact, data, run, budget, resume, steps = sys.argv[1:]
 answers = iter([None] * int(steps))
-trainer.smaller_budget = lambda *_: next(answers, 300 << 20)
+policy.smaller_budget = lambda *_: next(answers, 300 << 20)
 try:
-    trainer.train(trainer.TrainSettings(
-        artifact=Path(artifact), data=Path(data), output=Path(run), memory_budget_bytes=int(budget), threads=1,
-        epochs=2, batch_size=8, resume=resume == "resume",
-    ))
+    edge_s2a.train(
+        artifact, data, run, memory_budget=int(budget), threads=1, epochs=2, batch_size=8, resume=resume == "resume"
+    )
     print("done")
 except MemoryPressure as pressure:
     print(pressure.budget_bytes, pressure)

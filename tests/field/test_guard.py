@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from edge_s2a.device.optim.clipping import clip, gradient_norm
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
-from edge_s2a.device.policy.guard import clip, gradient_norm, has_diverged
+from edge_s2a.device.policy.divergence import has_diverged
 from tests.conftest import PROJECT, metrics_of, run_command
 
 # Runs the command line with an engine whose results for some steps are not numbers, as a failing device's may be.
@@ -61,7 +62,7 @@ def test_three_in_a_row_go_back_to_the_best_adapter_at_half_the_rate(small_artif
     for folder, bad in ((calm, "{}"), (run, "{9, 10, 11}")):
         done = train(small_artifact, image_folder, folder, "gradient", bad, "--epochs", "4", "--lr", "1e-3")
         assert done.returncode == 0, done.stderr
-    assert "going on from the best adapter with 0.5 of the learning rate" in done.stderr
+    assert "continuing from the best adapter with 0.5 of the learning rate" in done.stderr
     assert [line["rate_share"] for line in metrics_of(run) if line["kind"] == "restored"] == [0.5]
     rates = [
         {line["step"]: line["lr"] for line in metrics_of(folder) if line["kind"] == "step"} for folder in (calm, run)
@@ -75,7 +76,7 @@ def test_a_run_that_goes_on_failing_ends_with_one_error_and_its_best_adapter(sma
     done = train(small_artifact, image_folder, run, "gradient", "range(9, 10**6)", "--epochs", "20")
     assert done.returncode == 2
     message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("edge-s2a train: loss or gradient were not finite 3 steps in a row, also at 0.000976562")
+    assert message.startswith("edge-s2a train: loss or gradient were not finite 3 steps in a row, even at 0.000976562")
     assert "Traceback" not in done.stderr
     judged = run_command(
         "eval", small_artifact, "--adapter", run / "best.safetensors", "--data", image_folder, "--json"
@@ -106,10 +107,10 @@ def test_a_finished_run_is_resumed_with_its_lower_rate(small_artifact, image_fol
     assert train(small_artifact, image_folder, whole, "loss", bad, "--epochs", "4").returncode == 0
     # Stopped after the step that went back: the engine that goes on has no bad steps.
     stopping = WITH_BAD_STEPS.replace(
-        "sys.exit(main", "import edge_s2a.device.training_run as t, signal, os\n"
-        "back = t.Run._go_back\n"
-        "def go_back(run, reason):\n    back(run, reason)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "t.Run._go_back = go_back\nsys.exit(main",
+        "sys.exit(main", "import edge_s2a.device.policy.divergence as d, signal, os\n"
+        "back = d.go_back\n"
+        "def go_back(loop, reason):\n    back(loop, reason)\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "d.go_back = go_back\nsys.exit(main",
     )  # fmt: skip
     arguments = ["train", small_artifact, "--data", image_folder, "--output", parts, *OPTIONS, "--epochs", "4"]
     command = [sys.executable, "-c", stopping, "loss", bad, *map(str, arguments)]

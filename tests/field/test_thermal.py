@@ -62,13 +62,13 @@ sys.exit(main(sys.argv[2:]))
 """
 HANGING = """
 import time
-import edge_s2a.device.training_run as trainer
-whole = trainer.Run._optimizer_step
-def hang(run, images):
-    if run.position.step == 2:
+from edge_s2a.device.training_loop import TrainingLoop
+whole = TrainingLoop.step
+def hang(loop, images):
+    if loop.position.step == 2:
         time.sleep(600)
-    return whole(run, images)
-trainer.Run._optimizer_step = hang
+    return whole(loop, images)
+TrainingLoop.step = hang
 """
 
 
