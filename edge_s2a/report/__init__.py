@@ -1,1 +1,5 @@
-"""A page about a run, and pictures of its figures, from the files of its folder. Needs the extra `report`."""
+"""Makes a page about a run, with figures, from the files of its folder. Needs the extra `report`.
+
+`write.py` is the recipe: `record.py` reads the files, a module in `sections/` per subject says what there is to show,
+`drawing.py` draws its figures and `page.py` assembles the page. `tensorboard.py` writes TensorBoard's events instead.
+"""

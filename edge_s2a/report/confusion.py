@@ -1,13 +1,13 @@
-"""Which classes a run takes for which, and the images it errs on most."""
+"""Counts which classes a validation takes for which, and finds the images it is most wrong about."""
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.run.reader import number
+from edge_s2a.run.schema import PredictionLine
 
 WORST_IMAGES = 24
 WORST_PAIRS = 10
@@ -17,7 +17,7 @@ MOST_CLASSES = 40
 
 class Confusion(NamedTuple):
     counts: Counter[tuple[str, str]]  # (label, predicted) -> images
-    worst: list[dict]  # lines of the wrong predictions that were surest, the surest first
+    worst: list[tuple[float, PredictionLine]]  # (probability, line) of the surest wrong predictions, the surest first
 
     @property
     def images(self) -> int:
@@ -29,34 +29,34 @@ class Confusion(NamedTuple):
 
     @property
     def worst_pairs(self) -> list[tuple[str, str, int]]:
-        """(label, predicted, images), the most frequent first."""
+        """(label, predicted, images) of the most frequent confusions, the most frequent first."""
         pairs = [(*pair, count) for pair, count in self.counts.items() if pair[0] != pair[1]]
         return sorted(pairs, key=lambda pair: (-pair[2], pair[:2]))[:WORST_PAIRS]
 
 
-def confusion_of(predictions: Iterable[dict]) -> Confusion:
-    """predictions: lines of predictions.jsonl, of which only the worst are kept."""
+def confusion_of(predictions: Iterable[PredictionLine]) -> Confusion:
+    """Counts predictions one at a time, of which only the worst are kept."""
     counts: Counter[tuple[str, str]] = Counter()
 
-    def wrong():
+    def wrong() -> Iterator[tuple[float, int, PredictionLine]]:
         for order, line in enumerate(predictions):
-            counts[line["label"], line["predicted"]] += 1
-            probability = number(line.get("probability"))
-            if line["label"] != line["predicted"] and probability is not None:
-                yield probability, -order, line
+            counts[line.label, line.predicted] += 1
+            if line.label != line.predicted and line.probability is not None:
+                yield line.probability, -order, line
 
     worst = heapq.nlargest(WORST_IMAGES, wrong())
-    return Confusion(counts, [line for _, _, line in worst])
+    return Confusion(counts, [(probability, line) for probability, _, line in worst])
 
 
 def shown_classes(confusion: Confusion, classes: list[str]) -> list[str]:
-    """Those that the matrix shows, in their order: all, or the ones with most errors where these are too many."""
+    """Returns the classes that the matrix shows, in their order: all, or where these are too many those with most
+    errors."""
     found = {name for pair in confusion.counts for name in pair}
     names = [name for name in dict.fromkeys(classes) if name in found]
     names += sorted(found - set(names))
     if len(names) <= MOST_CLASSES:
         return names
-    errors = Counter()
+    errors: Counter[str] = Counter()
     for (label, predicted), count in confusion.counts.items():
         if label != predicted:
             errors[label] += count
@@ -66,5 +66,5 @@ def shown_classes(confusion: Confusion, classes: list[str]) -> list[str]:
 
 
 def matrix(confusion: Confusion, names: list[str]) -> np.ndarray:
-    """int (labels, predicted): images."""
+    """Returns int64 (labels, predicted): the number of images."""
     return np.array([[confusion.counts[label, predicted] for predicted in names] for label in names])

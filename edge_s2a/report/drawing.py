@@ -1,20 +1,21 @@
-"""Pictures as SVG inside a page, and as PNG files."""
+"""Draws pictures as SVG for the page, and as PNG files."""
 
 import io
 import re
 import warnings
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from edge_s2a.report.figures import LIGHT, Picture, Theme
+from edge_s2a.report.charts import LIGHT, Picture, Theme
 
 PNG_DOTS_PER_INCH = 200
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def style(theme: Theme) -> dict:
-    """matplotlib's settings."""
+def style(theme: Theme) -> dict[str, Any]:
+    """Returns matplotlib's settings for a theme."""
     return {
         "font.family": "sans-serif", "font.size": 9.5, "text.color": theme.text,
         "text.parse_math": False,  # a class name may have dollar signs
@@ -30,13 +31,13 @@ def style(theme: Theme) -> dict:
 
 
 def draw(picture: Picture, theme: Theme) -> Figure:
-    """To be saved within the same style."""
+    """Draws a picture, to be saved under the same settings."""
     figure = Figure(figsize=picture.size, layout="constrained")
     picture.draw(figure.subplots(), theme)
     return figure
 
 
-def saved(picture: Picture, theme: Theme, **options) -> bytes:
+def saved(picture: Picture, theme: Theme, **options: Any) -> bytes:
     buffer = io.BytesIO()
     settings = {**style(theme), "svg.hashsalt": f"{picture.name}-{theme.name}"}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
@@ -50,10 +51,11 @@ def png(picture: Picture) -> bytes:
 
 
 def inline_svg(picture: Picture, theme: Theme) -> str:
-    """An <svg> element whose identifiers are found once in a page, and which names no address."""
+    """Returns an <svg> element whose identifiers occur once in a page, and which names no address."""
     text = saved(picture, theme, format="svg", metadata=NO_METADATA).decode()
-    head, body = re.fullmatch(r".*?<svg([^>]*)>(.*)", text, re.DOTALL).groups()
-    view_box = re.search(r'viewBox="[^"]*"', head)[0]
+    found = re.fullmatch(r'.*?<svg[^>]*?(viewBox="[^"]*")[^>]*>(.*)', text, re.DOTALL)
+    assert found is not None, "matplotlib writes one <svg> element with its viewBox"
+    view_box, body = found.groups()
     prefix = f"{picture.name}-{theme.name}-"
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # would hold for all of the page
     body = body.replace(' id="', f' id="{prefix}').replace("url(#", f"url(#{prefix}")

@@ -1,103 +1,70 @@
-"""A run as its files tell it, whole: what the page and its figures are made from."""
+"""Holds a whole run as its files tell it, from which the page and its figures are made."""
 
-from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edge_s2a.errors import UserError
-from edge_s2a.run.reader import (
-    METRICS,
-    PREDICTIONS,
-    RUN,
-    SUMMARY,
-    GrowingLines,
-    is_epoch,
-    is_event,
-    is_run,
-    is_step,
-    merge_rests,
-    number,
-    read_object,
-    section,
-)
+from edge_s2a.run.events import merge_rests
+from edge_s2a.run.reader import MetricsLines, is_run, read_facts, read_object, read_summary
+from edge_s2a.run.schema import METRICS, RUN, EpochLine, Event, RunFacts, StepLine, Summary
+
+
+class EpochEnd(NamedTuple):
+    at: int  # optimizer steps done when the epoch ended
+    line: EpochLine
 
 
 class Record(NamedTuple):
     folder: Path
-    facts: dict  # run.json; {} of a run of an older version
-    summary: dict  # summary.json; {} of a run that is not finished
-    steps: list[dict]
-    epochs: list[dict]  # with "at": the steps done when it ended
-    events: list[dict]
+    facts: RunFacts
+    run_json: dict[str, Any]  # all that run.json says; {} of a run of an older version
+    summary: Summary | None  # None of a run that is not finished
+    steps: list[StepLine]
+    epochs: list[EpochEnd]
+    events: list[Event]  # rests in a row are one
 
     @property
     def is_finished(self) -> bool:
-        return bool(self.summary)
+        return self.summary is not None
 
     @property
-    def plan(self) -> dict:
-        return section(self.facts, "plan")
+    def budget_bytes(self) -> int | None:
+        return self.facts.plan.budget_bytes or (self.summary.budget_bytes if self.summary else None)
 
     @property
-    def settings(self) -> dict:
-        return section(self.facts, "settings")
+    def predicted_bytes(self) -> int | None:
+        return self.facts.plan.predicted_peak_bytes or (self.summary.predicted_peak_bytes if self.summary else None)
 
     @property
-    def artifact(self) -> dict:
-        return section(self.facts, "artifact")
-
-    @property
-    def budget_bytes(self) -> float | None:
-        return self._planned("budget_bytes")
-
-    @property
-    def predicted_bytes(self) -> float | None:
-        return self._planned("predicted_peak_bytes")
-
-    def _planned(self, name: str) -> float | None:
-        return number(self.plan.get(name)) or number(self.summary.get(name))
-
-    @property
-    def peak_bytes(self) -> float | None:
-        """The most that the kernel counted, of a run that was resumed in any of its processes; before it was asked, the
-        most after a step."""
-        counted = [number(line.get("peak_rss_bytes")) for line in (self.summary, *self.epochs)]
-        counted = [size for size in counted if size is not None]
-        return max(counted or [line["rss_bytes"] for line in self.steps], default=None)
+    def peak_bytes(self) -> int | None:
+        """The most that the kernel counted in any process of the run; of a run of an older version, the most after a
+        step."""
+        counted = [end.line.peak_rss_bytes for end in self.epochs]
+        counted += [self.summary.peak_rss_bytes] if self.summary else []
+        sizes = [size for size in counted if size is not None]
+        return max(sizes or [step.rss_bytes for step in self.steps], default=None)
 
     @property
     def classes(self) -> list[str]:
-        names = self.facts.get("classes") or self.summary.get("classes")
-        return [str(name) for name in names] if isinstance(names, list) else []
-
-    @property
-    def training_s(self) -> list[float]:
-        """For each step the seconds that it and those before it took."""
-        return list(accumulate(line["seconds"] for line in self.steps))
+        return self.facts.classes or (self.summary.classes if self.summary else [])
 
 
 def read_record(folder: Path) -> Record:
-    """Raises UserError where `folder` is not that of a run."""
+    """Reads the files of a run. Raises UserError if `folder` is not that of a run, or a file is damaged."""
     if not is_run(folder):
         raise UserError(
-            f"{folder} is not the folder of a run: it has neither {RUN} nor {METRICS}; give the one that was --output "
-            "of edge-s2a train"
+            f"{folder} is not the folder of a run: it has neither {RUN} nor {METRICS}; give the folder that was "
+            "--output of edge-s2a train"
         )
-    steps, epochs, events = [], [], []
-    for line in GrowingLines(folder / METRICS).new():
-        if is_step(line):
+    steps: list[StepLine] = []
+    epochs: list[EpochEnd] = []
+    events: list[Event] = []
+    for line in MetricsLines(folder).new():
+        if isinstance(line, StepLine):
             steps.append(line)
-        elif is_epoch(line):
-            epochs.append({**line, "at": steps[-1]["step"] if steps else 0})
-        elif is_event(line):
+        elif isinstance(line, EpochLine):
+            epochs.append(EpochEnd(steps[-1].step if steps else 0, line))
+        else:
             events.append(line)
-    facts, summary = read_object(folder / RUN), read_object(folder / SUMMARY)
-    return Record(folder, facts, summary, steps, epochs, merge_rests(events))
-
-
-def read_predictions(folder: Path) -> Iterator[dict]:
-    """Lines of predictions.jsonl, one at a time, for there may be many."""
-    for line in GrowingLines(folder / PREDICTIONS).new():
-        if all(isinstance(line.get(name), str) for name in ("image", "label", "predicted")):
-            yield line
+    summary, run_json = read_summary(folder), read_object(folder / RUN)
+    return Record(folder, read_facts(folder), run_json, summary, steps, epochs, merge_rests(events))

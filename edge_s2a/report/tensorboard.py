@@ -1,6 +1,7 @@
-"""A run as events that TensorBoard shows, beside those of other programs."""
+"""Writes a run as events for TensorBoard."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -8,8 +9,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from edge_s2a.report.record import Record
-from edge_s2a.run.reader import number
+from edge_s2a.run.schema import EpochLine, StepLine
 
+# Tag in TensorBoard -> field of the record.
 OF_A_STEP = {
     "loss/step": "loss",
     "accuracy/step": "accuracy",
@@ -37,10 +39,11 @@ def write_events(record: Record, folder: Path) -> None:
 
 
 def scalars(record: Record) -> Iterator[tuple[int, str, float]]:
-    """(step, name, value) of what is a number."""
-    for lines, names, place in ((record.steps, OF_A_STEP, "step"), (record.epochs, OF_AN_EPOCH, "at")):
-        for line in lines:
-            for name, key in names.items():
-                value = number(line.get(key))
-                if value is not None:
-                    yield line[place], name, value
+    """Yields (step, tag, value) of every number that the run recorded."""
+    steps = ((step.step, step, OF_A_STEP) for step in record.steps)
+    epochs = ((end.at, end.line, OF_AN_EPOCH) for end in record.epochs)
+    for at, line, fields in chain[tuple[int, StepLine | EpochLine, dict[str, str]]](steps, epochs):
+        for tag, name in fields.items():
+            value = getattr(line, name)
+            if value is not None:
+                yield at, tag, value

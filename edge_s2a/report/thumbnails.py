@@ -1,6 +1,7 @@
-"""Small pictures of single images, where these are still where the run found them."""
+"""Makes thumbnails of images that are still where the run found them."""
 
 import base64
+import contextlib
 import io
 from pathlib import Path
 
@@ -18,20 +19,21 @@ WHOLE = Preprocessing((SIDE, SIDE), (SIDE, SIDE), "center", "bicubic", (0.0, 0.0
 
 
 def thumbnails(data: Path, classes: list[str], images: list[str]) -> dict[str, str]:
-    """image -> data URI, without those that cannot be read. data: the validation data, a folder or a .npz. images: as
-    predictions.jsonl names them."""
+    """Returns image -> data URI, without those that cannot be read.
+
+    data: the validation data, a folder or a .npz; images: as predictions.jsonl names them.
+    """
     if data.suffix == ".npz":
         dataset = _arrays(data, classes, images)
     else:
         dataset = Dataset(data, classes, [Sample(data / image, 0) for image in images])
-    found = {}
-    for number, image in enumerate(images if dataset else []):
-        try:
-            found[image] = _data_uri(
-                Image.fromarray(load_pixels(dataset, number, WHOLE, "none", (), DECODE_LIMIT_BYTES))
-            )
-        except (UnusableImage, IndexError):
-            continue
+    found: dict[str, str] = {}
+    if dataset is None:
+        return found
+    for number, image in enumerate(images):
+        with contextlib.suppress(UnusableImage, IndexError):
+            pixels = load_pixels(dataset, number, WHOLE, "none", (), DECODE_LIMIT_BYTES)
+            found[image] = _data_uri(Image.fromarray(pixels))
     return found
 
 

@@ -9,10 +9,10 @@ import functools
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 R = TypeVar("R")
-Reader = Callable[[object], Any]  # the value, None where it has another type
+Read = Callable[[object], Any]  # returns the value that it gets as a field holds it, None for a value of another type
 LARGEST = 1e18  # numbers of a greater size are taken for damage: nothing here can be computed with them
 WRITTEN = "written"  # metadata of a field: the function that rounds its value for the file
 
@@ -30,12 +30,13 @@ def significant(digits: int) -> dict[str, Callable[[float], float]]:
 def to_json(record: Any) -> dict[str, Any]:
     """Returns the JSON object of a record: its kind, if it has one, then its fields in their order.
 
-    A field is rounded as its metadata say, and left out if it has a default and its value is that default.
+    Values are rounded as the metadata of their fields say. None is left out where it is the field's default, and
+    otherwise written.
     """
     values: dict[str, Any] = {"kind": record.kind} if hasattr(record, "kind") else {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        if field.default is not dataclasses.MISSING and value == field.default:
+        if value is None and field.default is None:
             continue
         if value is not None and WRITTEN in field.metadata:
             value = field.metadata[WRITTEN](value)
@@ -53,32 +54,32 @@ def from_json(cls: type[R], values: object) -> R | None:
         return None
     fields: dict[str, Any] = {}
     record_type: Any = cls
-    for name, read, missing, is_required in _fields(record_type):
-        value = read(values.get(name))
-        if value is None:
-            if is_required:
-                return None
-            value = missing()
-        fields[name] = value
+    for field in _fields(record_type):
+        value = field.read(values.get(field.name))
+        if value is None and field.is_required:
+            return None
+        fields[field.name] = field.missing() if value is None else value
     return cls(**fields)
 
 
+class _Field(NamedTuple):
+    """How to read a field of a record."""
+
+    name: str
+    read: Read
+    is_required: bool
+    missing: Callable[[], Any]  # makes the value of a field that is missing and not required
+
+
 @functools.cache
-def _fields(cls: Any) -> list[tuple[str, Reader, Callable[[], Any], bool]]:
-    """(name, how to read it, what it is when missing, whether it must not be) of each field of a record type."""
+def _fields(cls: Any) -> list[_Field]:
     hints = typing.get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):
         kind, is_optional = _without_none(hints[field.name])
-        has_default = field.default is not dataclasses.MISSING
-        missing = functools.partial(_same, field.default) if has_default else _missing(kind, is_optional)
-        is_required = not has_default and not is_optional and kind in (int, float, str)
-        found.append((field.name, _reader(kind), missing, is_required))
+        is_required = not is_optional and kind in (int, float, str)
+        found.append(_Field(field.name, _reader(kind), is_required, _missing(kind, is_optional)))
     return found
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -97,7 +98,7 @@ def _missing(kind: Any, is_optional: bool) -> Callable[[], Any]:
     return typing.get_origin(kind) or kind  # bool, list, dict
 
 
-def _reader(kind: Any) -> Reader:
+def _reader(kind: Any) -> Read:
     if kind is int:
         return whole_number
     if kind is float:
@@ -113,11 +114,11 @@ def _reader(kind: Any) -> Reader:
     return _instance_reader(kind)  # str, bool
 
 
-def _instance_reader(kind: type) -> Reader:
+def _instance_reader(kind: type) -> Read:
     return lambda value: value if isinstance(value, kind) else None
 
 
-def _list_reader(read: Reader) -> Reader:
+def _list_reader(read: Read) -> Read:
     """Reads a list whole or not at all: places in it have a meaning."""
 
     def read_list(values: object) -> list[Any] | None:
@@ -127,7 +128,7 @@ def _list_reader(read: Reader) -> Reader:
     return read_list
 
 
-def _dict_reader(read: Reader) -> Reader:
+def _dict_reader(read: Read) -> Read:
     """Reads those entries of a dictionary that have the right type."""
 
     def read_dict(values: object) -> dict[str, Any] | None:
@@ -141,8 +142,9 @@ def _dict_reader(read: Reader) -> Reader:
 
 def number(value: object) -> float | int | None:
     """Returns `value` if it is a finite number of a size that can be computed with, None otherwise."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return typing.cast(float, value) if is_number and abs(typing.cast(float, value)) < LARGEST else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < LARGEST else None
 
 
 def whole_number(value: object) -> int | None:
