@@ -15,7 +15,7 @@ import edge_s2a
 from edge_s2a.device.policy import memory_pressure
 from edge_s2a.device.policy.heat import Condition, read_condition
 from edge_s2a.errors import MemoryPressure, UserError
-from tests.conftest import CLASSES, PROJECT, metrics_of, run_command, step_losses
+from tests.conftest import CLASSES, PROJECT, metrics_of, run_command
 
 MIB = 1 << 20
 
@@ -87,22 +87,27 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_recorded(new_trainer, 
 
 
 def test_three_in_a_row_go_back_to_the_best_adapter_at_half_the_rate(new_trainer, tmp_path):
-    calm, failing = [], []
+    """The best is that of the first pass; the fourth step leaves it, the next three fail."""
+    calm, failing, before = [], [], []
     new_trainer().fit(IMAGES, steps=9, on_step=calm.append)
     trainer = new_trainer()
     trainer.start(IMAGES)
-    fail_from(trainer, STEPS_PER_PASS + 1, STEPS_PER_PASS + 3)
-    adapters = {}
+    fail_from(trainer, STEPS_PER_PASS + 2, STEPS_PER_PASS + 4)
+    whole = trainer.step_prepared
 
-    def note(step):
-        failing.append(step)
-        adapters[step.step] = trainer.adapter
+    def step(images, lr):
+        adapter, taken = trainer.adapter, whole(images, lr)
+        before.extend([] if taken is None else [adapter])  # None: the pass had ended
+        return taken
 
-    trainer.fit(IMAGES, steps=9, output=tmp_path, on_step=note)
+    trainer.step_prepared = step
+    trainer.fit(IMAGES, steps=9, output=tmp_path, on_step=failing.append)
+    assert [step.learning_rate > 0 for step in failing] == [True] * 4 + [False] * 3 + [True] * 2
     assert [line["rate_share"] for line in metrics_of(tmp_path) if line["kind"] == "restored"] == [0.5]
     assert failing[-1].learning_rate == pytest.approx(0.5 * calm[-1].learning_rate)
-    # The third failure restores the adapter of the end of the first pass, from which the seventh step starts.
-    assert_equal(adapters[STEPS_PER_PASS + 3], adapters[STEPS_PER_PASS])
+    best, left, restored = before[STEPS_PER_PASS], before[STEPS_PER_PASS + 1], before[STEPS_PER_PASS + 4]
+    assert any((left[name] != best[name]).any() for name in best)
+    assert_equal(restored, best)
 
 
 def test_training_that_goes_on_failing_ends_with_one_error_and_the_best_adapter(new_trainer):
