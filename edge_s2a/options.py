@@ -71,7 +71,7 @@ C = TypeVar("C")
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option,))
 def options(cls: type[C]) -> type[C]:
     """Makes a frozen dataclass of a class of options."""
-    return dataclass(frozen=True)(cls)
+    return dataclass(frozen=True, eq=False, repr=False)(cls)
 
 
 def described(cls: type) -> Iterator[tuple[dataclasses.Field, Option]]:

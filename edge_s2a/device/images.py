@@ -42,6 +42,3 @@ class Images(Protocol):
 
     def skipped(self) -> dict[str, str]:
         """Returns the images that could not be used, with the reason."""
-
-    def require_usable(self) -> None:
-        """Called after an epoch in which no image could be read; raises UserError where that is an error."""

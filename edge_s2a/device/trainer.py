@@ -153,6 +153,7 @@ class Trainer:
         which a trainer in a fresh process continues within the budget that the error names), and KeyboardInterrupt
         when told to stop.
         """
+        self.best_adapter = {}  # frees the one of an earlier training
         taken: list[TrainingStep] = []
 
         def note(step: TrainingStep, _: object) -> None:

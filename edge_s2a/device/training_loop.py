@@ -135,12 +135,10 @@ class TrainingLoop:
 
     def identity(self) -> dict[str, Any]:
         """Returns what a training that is resumed must agree in."""
-        length = {} if math.isinf(self.length.steps) else {
-            "steps": self.length.steps, "warmup_steps": self.length.warmup_steps,
-        }  # fmt: skip
+        steps, warmup_steps = self.length.steps, self.length.warmup_steps
         return {
             **result_options(self.options),
-            **length,
+            **({} if math.isinf(steps) else {"steps": steps, "warmup_steps": warmup_steps}),
             "model_digest": self.trainer.manifest.model_digest,
             "images": self.images.count,
             "feature_cache": self.trainer.collator.cache is not None,
@@ -248,7 +246,7 @@ class TrainingLoop:
             train_accuracy = position.correct / position.count
             text = f"loss {position.train_loss:.4f}, accuracy {100 * train_accuracy:.1f} %"
         else:
-            self.images.require_usable()
+            require_usable(self.images)
             position.train_loss = train_accuracy = None
             text = "no step was finite"
         validated = self._validate()
@@ -280,7 +278,8 @@ class TrainingLoop:
         with contextlib.nullcontext() if self.folder is None else self.folder.predictions() as predictions:
             validated = self.validation.evaluate(predictions)
         if not validated["count"]:
-            self.validation.require_usable()
+            where = "" if self.validation.where is None else f" of {self.validation.where}"
+            raise UserError(f"no image{where} could be read; check the validation data")
         self.position.val_accuracy = validated["accuracy"]
         return validated
 
@@ -337,3 +336,11 @@ class TrainingLoop:
         """Returns the tensors of a checkpoint, as they are: group -> name -> array."""
         trainer = self.trainer
         return {"adapter": trainer.engine.adapter, "best": self.best, "optimizer": trainer.optimizer.state}
+
+
+def require_usable(images: Images) -> None:
+    """Raises UserError if no image at all could be used."""
+    skipped = images.skipped()
+    if len(skipped) == images.count:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise UserError(f"no image of {images.where} could be used ({reasons}); check the data")

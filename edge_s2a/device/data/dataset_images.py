@@ -16,11 +16,10 @@ from edge_s2a.device.engine.batches import read_batches
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.memory.budget import queue_capacity
 from edge_s2a.device.runtime import Runtime
-from edge_s2a.errors import UserError
 
 
 class DatasetImages:
-    """`training_loop.Images` of a dataset. Which image comes when, and its augmentation, follow from seed and epoch."""
+    """The `Images` of a dataset. Which image comes when, and its augmentation, follow from seed and epoch."""
 
     is_exhausted = False
 
@@ -50,8 +49,3 @@ class DatasetImages:
 
     def skipped(self) -> dict[str, str]:
         return self.dataset.skipped_names()
-
-    def require_usable(self) -> None:
-        if len(self.dataset.skipped) == self.count:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.skipped().items())[:3])
-            raise UserError(f"no image of {self.dataset.where} could be used ({reasons}); check the data")

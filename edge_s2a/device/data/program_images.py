@@ -93,7 +93,7 @@ def name_of(image: ImageLike) -> str:
 
 
 class ProgramImages:
-    """`training_loop.Images` of a sequence, in another order each pass; batches go on from one pass into the next, and
+    """The `Images` of a sequence, in another order each pass; batches go on from one pass into the next, and
     an epoch ends with the batch that ends a pass."""
 
     def __init__(
@@ -157,13 +157,9 @@ class ProgramImages:
     def skipped(self) -> dict[str, str]:
         return self.reader.skipped()
 
-    def require_usable(self) -> None:
-        if self.is_exhausted or self.skipped():
-            raise UserError(f"no image could be read; skipped: {self.reader.reasons[-3:]}")
-
 
 class StreamedImages:
-    """`training_loop.Images` of an iterable that is read once, in its order: one epoch of unknown length."""
+    """The `Images` of an iterable that is read once, in its order: one epoch of unknown length."""
 
     count, labels, where = None, None, None
 
@@ -186,6 +182,3 @@ class StreamedImages:
 
     def skipped(self) -> dict[str, str]:
         return self.reader.skipped()
-
-    def require_usable(self) -> None:
-        """What comes next may be readable."""
