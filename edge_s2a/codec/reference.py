@@ -55,7 +55,7 @@ def uniform_levels(low: float, high: float, bits: int) -> Levels:
     raise ValueError(f"no levels of {bits} bits cover [{low}, {high}]")
 
 
-def bent(x: np.ndarray, curve: Parabola | None) -> np.ndarray:
+def apply_parabola(x: np.ndarray, curve: Parabola | None) -> np.ndarray:
     """The value of the parabola at `x`, in float32; `x` itself without one."""
     if curve is None:
         return x
@@ -123,11 +123,11 @@ def decode_groups(packed: np.ndarray, scale: np.ndarray, minimum: np.ndarray, bi
 
 def encode_levels(x: np.ndarray, bits: int, levels: Levels) -> np.ndarray:
     """Codes of values in a range known beforehand, packed along the last axis."""
-    codes = (bent(x, levels.encode) / np.float32(levels.encode_step)).round() + levels.zero
+    codes = (apply_parabola(x, levels.encode) / np.float32(levels.encode_step)).round() + levels.zero
     return pack(codes.clip(0, 2**bits - 1).astype(np.uint8), bits)
 
 
 def decode_levels(packed: np.ndarray, bits: int, n: int, levels: Levels) -> np.ndarray:
     """Inverse of `encode_levels`, up to half a step: float32 (..., n)."""
     values = (unpack(packed, bits, n).astype(np.float32) - levels.zero) * np.float32(levels.decode_step)
-    return bent(values, levels.decode)
+    return apply_parabola(values, levels.decode)

@@ -30,7 +30,7 @@ from edge_s2a.host.scheme.compute import choose_int8_layers
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.sources.timm import create_model, head_layers, preprocessing_of
 from edge_s2a.host.targets.onnxruntime.emit import to_onnx
-from edge_s2a.host.targets.onnxruntime.liveness import plan_program, saved_bytes_per_image
+from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes, plan_program, saved_bytes_per_image
 from edge_s2a.host.trace.capture import Captured, capture_inference, capture_training, observe_saved_tensors
 from edge_s2a.host.trace.saved_tensors import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
@@ -140,7 +140,7 @@ def to_graph(
     graph = lower(captured, name, inputs, outputs, adapted.frozen, names)
     graph = merge_views(remove_dead_code(graph))
     graph = rematerialize_constants(graph, set(inputs))
-    return sink(remove_dead_code(graph))
+    return sink(remove_dead_code(graph), peak_live_bytes)
 
 
 def write_artifact(

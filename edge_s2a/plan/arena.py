@@ -1,10 +1,10 @@
-"""What the engine's arena does with a sequence of lifetimes.
+"""Simulates the engine's arena allocator on a sequence of lifetimes.
 
 onnxruntime's BFC arena (core/framework/bfc_arena.cc), as the device configures it: one region, sizes
-rounded up to 256 bytes, best fit by (size, address), a free chunk always split, neighbours coalesced.
-Memory once touched stays resident, so the peak is the highest address that was ever in use. Best fit
-takes the region's tail where that is smaller than a hole, so what fits depends on the region's size, and
-not always monotonically: the simulation is told the size that the engine will be given.
+rounded up to 256 bytes, best fit by (size, address), free chunks always split, neighbours coalesced.
+Memory once touched stays resident, so the peak is the highest address ever in use. Best fit
+takes the tail of the region where that is smaller than a hole, so what fits depends on the region's size, and
+not always monotonically: the simulation is given the size that the engine will be given.
 """
 
 import bisect
@@ -17,9 +17,10 @@ from edge_s2a.plan.lifetimes import KINDS, GraphPlan, Lifetime
 ALIGNMENT = 256
 HANDLE_BYTES = 8
 UNBOUNDED = 1 << 62
-# How much more region to try where best fit fails in the least one.
-REGION_GROWTH = 1.005
-ROOM = 1.25
+# By how much to enlarge an arena in which best fit fails before trying again.
+GROWTH = 1.005
+# The preferred arena over the peak: best fit fragments less where there is room.
+HEADROOM = 1.25
 
 
 class Peak(NamedTuple):
@@ -91,61 +92,73 @@ def simulate(lifetimes: list[Lifetime], batch: int, region_bytes: int = UNBOUNDE
 
 
 def arena_peak(graphs: dict[str, GraphPlan], batch: int) -> Peak:
-    """The peak of whichever graph needs most in an unbounded region, with the constants of all."""
+    """The peak of the graph that needs most in an unbounded arena, with the constants of all graphs."""
     constant_bytes = sum(graph.constant_bytes for graph in graphs.values())
-    peaks = [simulate(graph.lifetimes, batch) for graph in graphs.values()]
-    highest = max(peaks, key=lambda peak: peak.arena_bytes)
+    highest = max(
+        (_simulate_whole(graph, batch, UNBOUNDED) for graph in graphs.values()), key=lambda peak: peak.arena_bytes
+    )
     return highest._replace(arena_bytes=highest.arena_bytes + constant_bytes)
 
 
-def runs_in(graphs: dict[str, GraphPlan], batch: int, region_bytes: int) -> bool:
-    """Whether every graph runs with `batch` images in a region of this size.
+def runs_in(graphs: dict[str, GraphPlan], batch: int, arena_bytes: int) -> bool:
+    """Whether every graph runs with `batch` images in an arena of this size.
 
-    Versions of the engine differ in how many of the constants they keep in the arena: none or all must do.
+    Versions of the engine differ in how many of the constants they keep in the arena, so the graphs must run both
+    with none of them there and with all of them.
     """
     all_constants = sum(graph.constant_bytes for graph in graphs.values())
     return all(
-        simulate(graph.lifetimes, batch, region_bytes - constant_bytes) is not None
+        simulate(graph.lifetimes, batch, arena_bytes - constant_bytes) is not None
         for graph in graphs.values()
         for constant_bytes in (0, all_constants)
     )
 
 
-def touched_bytes(graphs: dict[str, GraphPlan], batch: int, region_bytes: int) -> int:
-    """The part of a region in which every graph runs that becomes resident, constants included."""
+def resident_arena_bytes(graphs: dict[str, GraphPlan], batch: int, arena_bytes: int) -> int:
+    """The bytes of an arena that become resident when every graph runs in it, constants included.
+
+    `arena_bytes` must be a size in which they run (`runs_in`); raises ValueError otherwise.
+    """
     constant_bytes = sum(graph.constant_bytes for graph in graphs.values())
-    peaks = [simulate(graph.lifetimes, batch, region_bytes - constant_bytes) for graph in graphs.values()]
-    return constant_bytes + max(peak.arena_bytes for peak in peaks)
+    free_bytes = arena_bytes - constant_bytes
+    return constant_bytes + max(_simulate_whole(graph, batch, free_bytes).arena_bytes for graph in graphs.values())
 
 
-def smallest_region(graphs: dict[str, GraphPlan], batch: int) -> int:
-    """The bytes of the smallest region found in which every graph runs with `batch` images."""
-    return region_from(arena_peak(graphs, batch).arena_bytes, graphs, batch)
+def smallest_arena_bytes(graphs: dict[str, GraphPlan], batch: int) -> int:
+    """The smallest arena found in which every graph runs with `batch` images."""
+    return _enlarged_until_it_runs(arena_peak(graphs, batch).arena_bytes, graphs, batch)
 
 
-def roomy_region(graphs: dict[str, GraphPlan], batch: int) -> int:
-    """The bytes of a region with some room: at least ROOM times the peak."""
-    return region_from(round_up(int(arena_peak(graphs, batch).arena_bytes * ROOM)), graphs, batch)
+def preferred_arena_bytes(graphs: dict[str, GraphPlan], batch: int) -> int:
+    """An arena with headroom in which every graph runs with `batch` images: at least HEADROOM times the peak."""
+    return _enlarged_until_it_runs(round_up(int(arena_peak(graphs, batch).arena_bytes * HEADROOM)), graphs, batch)
 
 
-def region_from(region_bytes: int, graphs: dict[str, GraphPlan], batch: int) -> int:
-    while not runs_in(graphs, batch, region_bytes):
-        region_bytes = round_up(int(region_bytes * REGION_GROWTH))
-    return region_bytes
+def _enlarged_until_it_runs(arena_bytes: int, graphs: dict[str, GraphPlan], batch: int) -> int:
+    while not runs_in(graphs, batch, arena_bytes):
+        arena_bytes = round_up(int(arena_bytes * GROWTH))
+    return arena_bytes
+
+
+def _simulate_whole(graph: GraphPlan, batch: int, region_bytes: int) -> Peak:
+    peak = simulate(graph.lifetimes, batch, region_bytes)
+    if peak is None:
+        raise ValueError(f"the graph does not run in {region_bytes} bytes with {batch} images")
+    return peak
 
 
 def region_overhead(region_bytes: int) -> int:
-    """Bytes that the arena keeps beside the region: a handle of 8 bytes for each 256."""
+    """Bytes that the arena keeps for its own bookkeeping: a handle of 8 bytes for every 256 bytes of its region."""
     return region_bytes // ALIGNMENT * HANDLE_BYTES
 
 
 def live_peak(lifetimes: list[Lifetime], batch: int) -> int:
-    """The most bytes live at any node: no allocator can do with less. Bounds `simulate` from below."""
+    """The most bytes live at any node, which no allocator can go below: the lower bound of `simulate`."""
     return max(live_bytes(lifetimes, batch, 1 + max(life.last for life in lifetimes)))
 
 
 def live_bytes(lifetimes: list[Lifetime], batch: int, nodes: int) -> list[int]:
-    """Bytes that are live while each of `nodes` nodes runs."""
+    """The bytes live while each of `nodes` nodes runs."""
     changes = [0] * (nodes + 1)
     for life in lifetimes:
         size = round_up(life.size(batch))

@@ -16,12 +16,12 @@ from edge_s2a.plan.arena import (
     arena_peak,
     largest_batch,
     live_peak,
-    roomy_region,
+    preferred_arena_bytes,
+    resident_arena_bytes,
     round_up,
     runs_in,
     simulate,
-    smallest_region,
-    touched_bytes,
+    smallest_arena_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json, with_threads
 from tests.conftest import PROJECT, pack
@@ -58,14 +58,14 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.artifact.archive import PLAN, PROGRAM, Artifact, graph_member
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import from_json as program_from_json
-from edge_s2a.plan.arena import roomy_region, simulate
+from edge_s2a.plan.arena import preferred_arena_bytes, simulate
 from edge_s2a.plan.lifetimes import from_json
 path, batch = Path(sys.argv[1]), int(sys.argv[2])
 artifact = Artifact(path)
 plans = from_json(artifact.read(PLAN), "plan")
 calls = program_from_json(artifact.read(PROGRAM), artifact.graph_count, "program")["training"]
 graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
-region = roomy_region(plans, batch)
+region = preferred_arena_bytes(plans, batch)
 engine = session.OnnxRuntimeEngine(artifact, EngineSettings(threads=1), arena_bytes=region)
 real, run_step = [], session._run_step
 def observed(step, values, results):
@@ -105,8 +105,8 @@ def run_in_region(path, batch, region_bytes, threads=1):
 def test_the_engine_needs_what_is_planned(deit_artifact, batch):
     """It runs in the region that it is given, and not in 3 % less than the simulated peak."""
     plans = from_json(Artifact(deit_artifact).read(PLAN), "plan")
-    assert run_in_region(deit_artifact, batch, roomy_region(plans, batch)) == "fits"
-    assert smallest_region(plans, batch) <= 1.05 * arena_peak(plans, batch).arena_bytes
+    assert run_in_region(deit_artifact, batch, preferred_arena_bytes(plans, batch)) == "fits"
+    assert smallest_arena_bytes(plans, batch) <= 1.05 * arena_peak(plans, batch).arena_bytes
     too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
     assert run_in_region(deit_artifact, batch, too_little).startswith("exhausted")
 
@@ -117,7 +117,7 @@ def test_a_limit_binds_its_own_engine_alone(deit_artifact):
     plans = from_json(artifact.read(PLAN), "plan")
     image = np.zeros((1, 3, *artifact.manifest.preprocessing.image_size), np.float32)
     target = np.zeros((1, artifact.manifest.num_classes), np.float32)
-    roomy = OnnxRuntimeEngine(artifact, EngineSettings(threads=1), arena_bytes=roomy_region(plans, 1))
+    roomy = OnnxRuntimeEngine(artifact, EngineSettings(threads=1), arena_bytes=preferred_arena_bytes(plans, 1))
     tight = OnnxRuntimeEngine(
         artifact, EngineSettings(threads=1), arena_bytes=int(0.9 * arena_peak(plans, 1).arena_bytes)
     )
@@ -157,9 +157,9 @@ def test_the_engine_places_buffers_where_the_simulated_arena_does(
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_convolutions_run_in_the_smallest_region(mobilenet_artifact, batch, threads):
+def test_convolutions_run_in_the_smallest_arena(mobilenet_artifact, batch, threads):
     plans = with_threads(from_json(Artifact(mobilenet_artifact).read(PLAN), "plan"), threads)
-    assert run_in_region(mobilenet_artifact, batch, smallest_region(plans, batch), threads) == "fits"
+    assert run_in_region(mobilenet_artifact, batch, smallest_arena_bytes(plans, batch), threads) == "fits"
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -170,7 +170,7 @@ def test_the_engine_unpacks_int4_weights_in_what_is_planned(tmp_path, batch):
         tmp_path / "int4.s2a", model_name="deit_tiny_patch16_224", model_kwargs=depth, labels=None, weight_format="int4"
     )
     plans = from_json(Artifact(path).read(PLAN), "plan")
-    assert run_in_region(path, batch, roomy_region(plans, batch)) == "fits"
+    assert run_in_region(path, batch, preferred_arena_bytes(plans, batch)) == "fits"
     too_little = int(0.97 * arena_peak(plans, batch).arena_bytes)
     assert run_in_region(path, batch, too_little).startswith("exhausted")
 
@@ -221,10 +221,10 @@ def test_a_region_too_small_is_reported(lifetimes, batch):
 @settings(max_examples=100, deadline=None)
 def test_every_region_that_is_given_does_for_both_graphs(training, inference, constants, batch):
     graphs = {"training": GraphPlan(constants, training), "inference": GraphPlan(0, inference)}
-    for region_bytes in (smallest_region(graphs, batch), roomy_region(graphs, batch)):
+    for region_bytes in (smallest_arena_bytes(graphs, batch), preferred_arena_bytes(graphs, batch)):
         assert runs_in(graphs, batch, region_bytes)
         least = max(live_peak(training, batch), live_peak(inference, batch))
-        assert least <= touched_bytes(graphs, batch, region_bytes) <= region_bytes
+        assert least <= resident_arena_bytes(graphs, batch, region_bytes) <= region_bytes
 
 
 def test_best_fit_may_need_more_than_a_quarter_above_the_peak():
@@ -235,7 +235,7 @@ def test_best_fit_may_need_more_than_a_quarter_above_the_peak():
     assert simulate(lifetimes, 1).arena_bytes == 3072
     assert simulate(lifetimes, 1, 3840) is None
     graphs = {"training": GraphPlan(0, lifetimes), "inference": GraphPlan(0, lifetimes)}
-    assert simulate(lifetimes, 1, roomy_region(graphs, 1)) is not None
+    assert simulate(lifetimes, 1, preferred_arena_bytes(graphs, 1)) is not None
 
 
 @given(limit=st.integers(0, 50), threshold=st.integers(0, 60))

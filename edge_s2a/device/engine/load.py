@@ -24,7 +24,7 @@ from edge_s2a.device.memory.budget import (
 )
 from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
 from edge_s2a.device.runtime import Runtime
-from edge_s2a.plan.arena import roomy_region
+from edge_s2a.plan.arena import preferred_arena_bytes
 from edge_s2a.plan.lifetimes import GraphPlan, with_threads
 from edge_s2a.plan.verify import verified_plans
 
@@ -110,7 +110,7 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, Engi
         artifact.verify(member)
     graphs = _planned_graphs(artifact, settings.threads, training=True)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
-    arena_bytes = roomy_region(graphs, len(golden[IMAGE]))
+    arena_bytes = preferred_arena_bytes(graphs, len(golden[IMAGE]))
     return artifact, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
 
 

@@ -17,10 +17,10 @@ from edge_s2a.errors import BudgetError, CheckError
 from edge_s2a.plan.arena import (
     arena_peak,
     largest_batch,
+    preferred_arena_bytes,
     region_overhead,
-    roomy_region,
-    smallest_region,
-    touched_bytes,
+    resident_arena_bytes,
+    smallest_arena_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
@@ -117,7 +117,7 @@ def make_plan(
         return max(apart + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
 
     def least_peak(batch: int, weight_bytes: int) -> int:
-        return peak(batch, weight_bytes, smallest_region(graphs, batch))
+        return peak(batch, weight_bytes, smallest_arena_bytes(graphs, batch))
 
     streams_weights = least_peak(batch_size, weights.whole_bytes) > budget_bytes
     weight_bytes = weights.streamed_bytes if streams_weights else weights.whole_bytes
@@ -126,12 +126,12 @@ def make_plan(
     micro_batch = even_share(batch_size, largest) if largest else 0
     batch = max(1, micro_batch)
     # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
-    region_bytes = roomy_region(graphs, batch)
+    region_bytes = preferred_arena_bytes(graphs, batch)
     if peak(batch, weight_bytes, region_bytes) > budget_bytes:
-        region_bytes = smallest_region(graphs, batch)
+        region_bytes = smallest_arena_bytes(graphs, batch)
     if errors := placement_errors(graphs, batch, region_bytes):
         raise CheckError(f"the planner is wrong: {errors[0]}; report this with your artifact")
-    resident_bytes = touched_bytes(graphs, batch, region_bytes)
+    resident_bytes = resident_arena_bytes(graphs, batch, region_bytes)
     live_bytes = arena_peak(graphs, batch).live_bytes
     saved_bytes = resident_bytes * live_bytes["saved"] // sum(live_bytes.values())
     parts = {

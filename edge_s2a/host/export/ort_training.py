@@ -16,7 +16,7 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import make_folder, write_bytes
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.host.export.unroll import Unrolled, image_input, model_bytes, unroll
-from edge_s2a.host.targets.onnxruntime.emit import IR_VERSION
+from edge_s2a.host.targets.onnxruntime.rules import IR_VERSION
 
 LABELS = "labels"  # int64 (batch,), numbers of the classes
 RESET = "lazy_reset_grad"

@@ -11,9 +11,9 @@ from edge_s2a.artifact import program, tensors
 from edge_s2a.artifact.archive import CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.errors import UserError
-from edge_s2a.host.targets.onnxruntime.emit import IR_VERSION, OPSET
+from edge_s2a.host.targets.onnxruntime.emit import OPSET_IMPORTS
+from edge_s2a.host.targets.onnxruntime.rules import IR_VERSION
 
-OPSETS = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
 LARGEST_MODEL_BYTES = 2**31 - 1  # of a protobuf message
 
 
@@ -117,7 +117,7 @@ def model_bytes(
         raise UserError("the model takes more than the 2 GB that one ONNX file can hold; export it with --int8")
     initializers: list[TensorProto] = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "edge-s2a", [*inputs.values()], [*outputs.values()], initializers)
-    model = helper.make_model(graph, opset_imports=OPSETS, ir_version=IR_VERSION, producer_name="edge-s2a")
+    model = helper.make_model(graph, opset_imports=OPSET_IMPORTS, ir_version=IR_VERSION, producer_name="edge-s2a")
     helper.set_model_props(model, metadata or {})
     return model.SerializeToString()
 

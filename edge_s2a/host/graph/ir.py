@@ -1,6 +1,6 @@
 """The graph between capture and ONNX: plain data that passes read and rewrite.
 
-Nodes stand in execution order: the device runs them in this order, so it decides the peak memory.
+Nodes stand in the order in which the device runs them, which decides the peak memory.
 """
 
 import math
@@ -10,9 +10,14 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-UINT8 = np.dtype(np.uint8)
-UINT4 = np.dtype(ml_dtypes.uint4)  # a byte a value in numpy, half a byte in the engine
-VIEW = "Reshape"  # the operator whose output the engine lays over its input
+from edge_s2a.errors import UserError
+
+FLOAT32: np.dtype = np.dtype(np.float32)
+INT64: np.dtype = np.dtype(np.int64)
+BOOL: np.dtype = np.dtype(np.bool_)
+UINT8: np.dtype = np.dtype(np.uint8)
+UINT4: np.dtype = np.dtype(ml_dtypes.uint4)  # a byte per value in numpy, half a byte in ONNX
+VIEW = "Reshape"  # the one operator that moves no value; a target must run it without a copy
 
 
 class Batch(NamedTuple):
@@ -24,12 +29,23 @@ class Batch(NamedTuple):
 Dimension = int | Batch
 
 
+def fixed(size: Dimension) -> int:
+    """A size that a lowering computes with. Raises UserError for one that depends on the batch."""
+    if isinstance(size, Batch):
+        raise UserError("the model cuts, pads or convolves along its batch, which has no lowering to ONNX yet")
+    return size
+
+
+def fixed_sizes(shape: tuple[Dimension, ...]) -> tuple[int, ...]:
+    return tuple(fixed(size) for size in shape)
+
+
 class TensorType(NamedTuple):
     dtype: np.dtype
     shape: tuple[Dimension, ...]
 
     def bytes_per_image(self) -> int:
-        """Bytes for each image of the batch; 0 where the size does not depend on the batch."""
+        """Bytes per image; 0 where the size does not depend on the batch."""
         return self._bytes() if self.is_batched() else 0
 
     def bytes_constant(self) -> int:

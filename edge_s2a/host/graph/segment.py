@@ -6,18 +6,20 @@ costs the engine 4 to 5 kB, so a ViT of twelve blocks loads in a tenth of the me
 
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from edge_s2a.artifact.names import IMAGE, TARGET
 from edge_s2a.artifact.program import Call, Program
-from edge_s2a.host.graph.ir import VIEW, Graph, Node
+from edge_s2a.host.graph.ir import VIEW, Graph, Node, TensorType
 
 # Repeats that save fewer nodes than this stay in one piece: each piece costs some calls and copies of views.
 LEAST_SAVING = 24
 SMALLEST_PIECE = 12
-NOMINAL_BATCH = 8  # weighs values of each image against others where cuts are chosen
+NOMINAL_BATCH = 8  # weighs values that grow with the batch against others where cuts are chosen
+
+Place = tuple[int, int]  # (node, input) of a read, by number
 
 
 class Segmented(NamedTuple):
@@ -77,8 +79,8 @@ def pieces_of(graph: Graph) -> list[Piece]:
     needed = set(graph.outputs)
     pieces = []
     for nodes, read in zip(reversed(parts), reversed(reads), strict=True):
-        made = dict.fromkeys(name for node in nodes for name in node.outputs if name)
-        outputs = [name for name in made if name in needed and (name in graph.outputs or name not in viewed)]
+        written = dict.fromkeys(name for node in nodes for name in node.outputs if name)
+        outputs = [name for name in written if name in needed and (name in graph.outputs or name not in viewed)]
         # Views that only other pieces read are made there.
         used = read.union(outputs)
         nodes = [node for node in nodes if node.operator != VIEW or node.outputs[0] in used]
@@ -95,7 +97,7 @@ def text_of(piece: Piece) -> str:
     numbers: dict[str, int] = {}
     graph = piece.graph
 
-    def word(name: str):
+    def word(name: str) -> object:
         if not name:
             return ""
         kind = graph.types[name].dtype.name, graph.types[name].shape
@@ -107,8 +109,8 @@ def text_of(piece: Piece) -> str:
     return repr((nodes, [numbers[name] for name in piece.outputs]))
 
 
-def in_words(node: Node, word: Callable[[str], Any]) -> tuple:
-    """What a node does, word(name) standing for each value."""
+def in_words(node: Node, word: Callable[[str], object]) -> tuple[object, ...]:
+    """Describes what a node does, with word(name) in place of each value."""
     reads, writes = [word(name) for name in node.inputs], [word(name) for name in node.outputs]
     return node.operator, node.domain, sorted(node.attributes.items()), node.is_backward, reads, writes
 
@@ -118,7 +120,7 @@ def is_fixed(graph: Graph, name: str) -> bool:
     return name in graph.constants and graph.types[name].dtype.kind != "f"
 
 
-def constants_read(piece: Piece) -> list[tuple[tuple[int, int], str]]:
+def constants_read(piece: Piece) -> list[tuple[Place, str]]:
     """((node, input), name) of each float constant that is read."""
     return [
         ((index, place), name)
@@ -128,13 +130,13 @@ def constants_read(piece: Piece) -> list[tuple[tuple[int, int], str]]:
     ]
 
 
-def varying_constants(group: list[Piece]) -> set[tuple[int, int]]:
+def varying_constants(group: list[Piece]) -> set[Place]:
     """Where float constants are read that are not the same in all pieces of the group: fitted levels of a layer."""
     reads = [constants_read(piece) for piece in group]
     return {place for (place, name), *others in zip(*reads, strict=True) if any(other != name for _, other in others)}
 
 
-def inputs_of(piece: Piece, varying: set[tuple[int, int]]) -> list[tuple[tuple[int, int], str]]:
+def inputs_of(piece: Piece, varying: set[Place]) -> list[tuple[Place, str]]:
     """((node, input) of the first read, name) of what the piece reads from outside, in the order of reading; a
     constant at each varying place counts anew."""
     seen = {name for node in piece.nodes for name in node.outputs}
@@ -149,16 +151,18 @@ def inputs_of(piece: Piece, varying: set[tuple[int, int]]) -> list[tuple[tuple[i
     return inputs
 
 
-def canonical(piece: Piece, varying: set[tuple[int, int]], number: int) -> Graph:
+def canonical(piece: Piece, varying: set[Place], number: int) -> Graph:
     """The piece as a graph of its own, its values numbered."""
     graph = piece.graph
     names: dict[str, str] = {}
-    types, inputs, places = {}, [], {}
-    for order, (place, name) in enumerate(inputs_of(piece, varying)):
+    types: dict[str, TensorType] = {}
+    inputs: list[str] = []
+    places: dict[Place, str] = {}
+    for order, (first_read, name) in enumerate(inputs_of(piece, varying)):
         inputs.append(f"input{order}")
         types[inputs[-1]] = graph.types[name]
-        if place in varying:
-            places[place] = inputs[-1]
+        if first_read in varying:
+            places[first_read] = inputs[-1]
         else:
             names[name] = inputs[-1]
     constants = {}
@@ -223,7 +227,7 @@ def node_signatures(graph: Graph) -> np.ndarray:
     """int64 (nodes,): equal for nodes that do the same with values of the same types."""
     numbers: dict[str, int] = {}
 
-    def word(name: str):
+    def word(name: str) -> object:
         if not name or name in (IMAGE, TARGET) or is_fixed(graph, name):
             return name
         return name in graph.constants, graph.types[name].dtype.name, graph.types[name].shape
@@ -253,7 +257,9 @@ def longest_repeat(signatures: np.ndarray) -> tuple[int, int, int, int]:
 def crossing_bytes(graph: Graph) -> list[int]:
     """For each place between two nodes, the bytes of what is made before it and read after it; views are free, and so
     is what the backward pass reads of the forward pass, for it is there anyway."""
-    made, last, origin = {}, {}, {}
+    made: dict[str, int] = {}
+    last: dict[str, int] = {}
+    origin: dict[str, str] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.inputs:
             last[origin.get(name, name)] = index

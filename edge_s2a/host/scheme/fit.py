@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from edge_s2a.codec.reference import Levels, Parabola
-from edge_s2a.host.trace.codes import bent
+from edge_s2a.host.trace.codes import apply_parabola
 
 LLOYD_ITERATIONS = 40
 # Points over the whole range that keep the parabolas monotone where the data has no values, and their weight against
 # the data's.
 GRID = 200
 GRID_WEIGHT = 0.02
-LEAST_BEND = 1e-6  # a parabola that is straighter than this is taken for one that is bent so much
+LEAST_CURVATURE = 1e-6  # a flatter parabola is replaced by one of this curvature
 
 
 def fit_levels(values: Tensor, derivative_range: tuple[float, float], bits: int) -> Levels:
@@ -38,13 +38,13 @@ def fit_levels(values: Tensor, derivative_range: tuple[float, float], bits: int)
     def fitted(zero: int) -> tuple[float, Levels]:
         """(square error, levels with that code of zero)"""
         encode_step, encode = parabola(*least_squares(points, position - zero, weight * slope**2))
-        code = ((bent(values, encode) / encode_step).round() + zero).clamp(0, count - 1)
+        code = ((apply_parabola(values, encode) / encode_step).round() + zero).clamp(0, count - 1)
         number, mean = group_means(values, code.long(), levels)
         straight, square = least_squares(torch.arange(count, dtype=torch.float64) - zero, mean, number)
         scale, decode = parabola(straight, square)
         decode_step = scale**-0.5  # by which codes are multiplied, so that no factor is left outside the parabola
         decode = Parabola(decode.shift * decode_step, decode.sign)
-        error = (bent((code - zero) * decode_step, decode) - values).square().sum()
+        error = (apply_parabola((code - zero) * decode_step, decode) - values).square().sum()
         return float(error), Levels(zero, encode_step, decode_step, encode, decode)
 
     return min((fitted(zero) for zero in range(count)), key=lambda found: found[0])[1]
@@ -52,8 +52,8 @@ def fit_levels(values: Tensor, derivative_range: tuple[float, float], bits: int)
 
 def parabola(straight: float, square: float) -> tuple[float, Parabola]:
     """(straight + square x) x as a parabola, divided by the first number."""
-    bend = max(abs(square), LEAST_BEND * abs(straight), LEAST_BEND)
-    return 1 / bend, Parabola(straight / bend, -1 if square < 0 else 1)
+    curvature = max(abs(square), LEAST_CURVATURE * abs(straight), LEAST_CURVATURE)
+    return 1 / curvature, Parabola(straight / curvature, -1 if square < 0 else 1)
 
 
 def lloyd_max(values: Tensor, levels: Tensor) -> Tensor:

@@ -132,12 +132,12 @@ def to_half(x: Tensor) -> Tensor:
 
 def encode_levels(x: Tensor, bits: int, levels: Levels) -> Tensor:
     """Codes of values whose range is known beforehand."""
-    return pack(quantize(bent(x, levels.encode), levels.encode_step, levels.zero, bits), bits)
+    return pack(quantize(apply_parabola(x, levels.encode), levels.encode_step, levels.zero, bits), bits)
 
 
 def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
     """The float32 (..., n) that `encode_levels` saved."""
-    return bent(decode(packed, bits, n, levels.decode_step, levels.zero), levels.decode)
+    return apply_parabola(decode(packed, bits, n, levels.decode_step, levels.zero), levels.decode)
 
 
 def levels_of_multiple(levels: Levels, factor: float) -> Levels:
@@ -148,7 +148,7 @@ def levels_of_multiple(levels: Levels, factor: float) -> Levels:
     return levels._replace(encode_step=levels.encode_step * factor**2, encode=Parabola(shift * factor, sign))
 
 
-def bent(x: Tensor, curve: Parabola | None) -> Tensor:
+def apply_parabola(x: Tensor, curve: Parabola | None) -> Tensor:
     """The value of the parabola at `x`; `x` itself without one."""
     if curve is None:
         return x

@@ -1,32 +1,37 @@
-"""The table of lowerings: ATen operator -> the function that appends its ONNX operators to the graph."""
+"""The table of lowerings: ATen operator -> the function that appends its ONNX operators to a graph."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import SymInt, Tensor, fx
 
 from edge_s2a.errors import UserError
-from edge_s2a.host.graph.ir import Batch, Dimension, TensorType
+from edge_s2a.host.graph.ir import BOOL, FLOAT32, INT64, UINT8, Batch, Dimension, TensorType
 
-DTYPES = {
-    torch.float32: np.dtype(np.float32),
+DTYPES: dict[torch.dtype, np.dtype] = {
+    torch.float32: FLOAT32,
     torch.float16: np.dtype(np.float16),
-    torch.uint8: np.dtype(np.uint8),
-    torch.int64: np.dtype(np.int64),
-    torch.bool: np.dtype(np.bool_),
+    torch.uint8: UINT8,
+    torch.int64: INT64,
+    torch.bool: BOOL,
 }
-FLOAT32 = DTYPES[torch.float32]
-INT64 = DTYPES[torch.int64]
 
-# A lowering takes the Lowering, the torch node and its arguments, tensors being names of values, and returns the
-# name of its result, or a list of names.
-LOWERINGS: dict[Any, Callable] = {}
+# What a torch node becomes: the name of a value, or of several, None standing for one that is not needed.
+Lowered = str | list[str] | list[str | None]
+# A lowering appends nodes to the graph and returns what they make. It is called with the graph, the torch node, and the
+# node's arguments, in which names of values stand for tensors.
+Lower = Callable[..., Lowered]
+Function = TypeVar("Function", bound=Lower)
+
+LOWERINGS: dict[Any, Lower] = {}
 
 
-def lowers(*targets: Any) -> Callable:
-    def register(function: Callable) -> Callable:
+def lowers(*targets: Any) -> Callable[[Function], Function]:
+    """Registers a function as the lowering of the ATen operators `targets`."""
+
+    def register(function: Function) -> Function:
         for target in targets:
             LOWERINGS[target] = function
         return function
@@ -47,7 +52,10 @@ def dimension(size: int | SymInt) -> Dimension:
     (symbol,) = expression.free_symbols
     times = expression / symbol
     if not times.is_number:
-        raise UserError(f"a dimension of {expression} is not a multiple of the batch size")
+        raise UserError(
+            f"the model makes a tensor with a dimension of {expression}, which is no multiple of the batch size; "
+            "choose another model"
+        )
     return Batch(int(times))
 
 

@@ -1,20 +1,21 @@
-"""Moves nodes down to where what they make is read."""
+"""Moves nodes down to just before their results are read."""
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 
-from edge_s2a.artifact.program import Call
 from edge_s2a.host.graph.ir import VIEW, Graph, Node
-from edge_s2a.host.targets.onnxruntime.liveness import plan_program
-from edge_s2a.plan.arena import live_peak
 
-BATCHES = (1, 8)  # at both it must pay: weights in float32 weigh much against one image, little against eight
+BATCHES = (1, 8)  # it must pay at both: weights in float32 are large against one image, small against eight
 
 
-def sink(graph: Graph) -> Graph:
-    """Ensures that a node stands just before the first one that reads it, if what it makes is no smaller than what
-    would have to wait for it: then no place between needs more memory, and some need less. Only where the node itself
-    runs is there more, so an order whose peak is higher is not taken. The forward pass stays before the backward pass.
+def sink(graph: Graph, peak_live_bytes: Callable[[Graph, int], int]) -> Graph:
+    """Ensures that a node stands just before the first one that reads it, if its outputs are no smaller than the inputs
+    that would have to wait for it: then no place between needs more memory, and some need less. Only where the node
+    itself runs is there more, so an order with a higher peak is rejected. The forward pass stays before the backward
+    pass.
+
+    peak_live_bytes(graph, batch): the most bytes live at any node, by the rules of the target.
 
     torch computes an activation before its derivative; the other way round, the derivative's temporaries are gone when
     the activation is made.
@@ -22,7 +23,7 @@ def sink(graph: Graph) -> Graph:
     viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator == VIEW}
     outside = {*graph.inputs, *graph.constants}
     placed: list[Node] = []  # from the last node of the graph to the first
-    reads: Counter[str] = Counter()  # by the nodes that are placed; views count as what they are of
+    reads: Counter[str] = Counter()  # by the placed nodes; a view counts as the value it is a view of
 
     def sources(node: Node) -> set[str]:
         return {viewed.get(name, name) for name in node.inputs if name} - outside
@@ -55,9 +56,5 @@ def sink(graph: Graph) -> Graph:
         placed.insert(len(placed) - count, node)
         reads.update(sources(node))
     sunk = dataclasses.replace(graph, nodes=placed[::-1])
-    return sunk if all(live_bytes(sunk, batch) <= live_bytes(graph, batch) for batch in BATCHES) else graph
-
-
-def live_bytes(graph: Graph, batch: int) -> int:
-    """The most that is live at any node."""
-    return live_peak(plan_program([graph], [Call(0, graph.inputs, graph.outputs)]).lifetimes, batch)
+    is_no_worse = all(peak_live_bytes(sunk, batch) <= peak_live_bytes(graph, batch) for batch in BATCHES)
+    return sunk if is_no_worse else graph

@@ -1,23 +1,33 @@
 """Writes a graph as an ONNX model."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge_s2a.artifact.operators import is_allowed
 from edge_s2a.host.graph.ir import Batch, Graph, TensorType
+from edge_s2a.host.targets.onnxruntime.rules import IR_VERSION, OPSETS
 
-OPSET = 21
-IR_VERSION = 10  # the newest that onnxruntime 1.19 reads
+OPSET_IMPORTS = [helper.make_opsetid(domain, version) for domain, version in OPSETS.items()]
 
 
 def to_onnx(graph: Graph) -> bytes:
     """The graph as a serialised ONNX model, checked by onnx.checker, nodes in the order of the graph.
 
     Batched dimensions are written as symbols, "batch" and "<k>*batch", for intermediate values too:
-    the engine reuses a buffer in place only where it knows that sizes agree.
+    the engine reuses a buffer in place only where it knows that sizes agree. Raises AssertionError for an operator that
+    no artifact may hold: a lowering cannot write one, so it comes from a pass.
     """
+    for node in graph.nodes:
+        if not is_allowed(node.operator, node.domain):
+            raise AssertionError(
+                f"the graph {graph.name} holds the ONNX operator {node.domain}:{node.operator}, which no artifact may "
+                "hold; add it to edge_s2a/artifact/operators.py"
+            )
 
-    def value(name: str):
+    def value(name: str) -> onnx.ValueInfoProto:
         return value_info(name, graph.types[name])
 
     produced = [name for node in graph.nodes for name in node.outputs if name]
@@ -37,7 +47,7 @@ def to_onnx(graph: Graph) -> bytes:
             [numpy_helper.from_array(array, name) for name, array in graph.constants.items()],
             value_info=[value(name) for name in produced if name not in outputs],
         ),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)],
+        opset_imports=OPSET_IMPORTS,
         ir_version=IR_VERSION,
         producer_name="edge-s2a",
     )  # fmt: skip
@@ -45,7 +55,8 @@ def to_onnx(graph: Graph) -> bytes:
     return model.SerializeToString()
 
 
-def attribute(item):
+def attribute(item: Any) -> Any:
+    """A type as the number that ONNX has for it; anything else as it is."""
     return helper.np_dtype_to_tensor_dtype(item) if isinstance(item, np.dtype) else item
 
 

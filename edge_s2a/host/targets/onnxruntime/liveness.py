@@ -1,30 +1,21 @@
-"""Lifetimes of the buffers of a graph, by the rules of onnxruntime's CPU allocation planner.
+"""Derives the lifetimes of a graph's buffers, by the table of what onnxruntime does with each operator (`rules.py`)."""
 
-Measured with buffer reuse off (`SessionOptions.enable_mem_reuse=False`), onnxruntime 1.19 and 1.32 alike:
-an output gets memory of its own, unless its node is a view of its input, or may overwrite an input that
-no later node reads. Arithmetic on two tensors never runs in place on the CPU. Some kernels take scratch memory from
-the same arena while they run.
-"""
-
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from edge_s2a.artifact.names import is_result
-from edge_s2a.artifact.program import Program, last_readers
-from edge_s2a.host.graph.ir import VIEW, Graph, Node
-from edge_s2a.plan.arena import round_up
+from edge_s2a.artifact.program import Call, Program, last_readers
+from edge_s2a.host.graph.ir import Graph, Node
+from edge_s2a.host.targets.onnxruntime.rules import Rule, rule_of
+from edge_s2a.plan.arena import live_peak, round_up
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime
 
-# A convolution copies its input's windows in segments of this size, one for each thread.
-SEGMENT_BYTES = 64 * 1024
 SCRATCH = ""  # stands for scratch memory in the list of values
-IN_PLACE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
 
 
 def plan_program(graphs: list[Graph], calls: Program) -> GraphPlan:
-    """What the calls put into the engine's arena, nodes being counted through all of them."""
+    """What the calls put into the engine's arena; nodes are numbered through all calls."""
     used = {call.graph for call in calls}
     constant_bytes = sum(round_up(array.nbytes) for number in used for array in graphs[number].constants.values())
     ends = np.cumsum([len(graphs[call.graph].nodes) for call in calls])
@@ -49,20 +40,25 @@ def plan_program(graphs: list[Graph], calls: Program) -> GraphPlan:
     return GraphPlan(constant_bytes, lifetimes)
 
 
+def peak_live_bytes(graph: Graph, batch: int) -> int:
+    """The most bytes live at any node when the whole graph runs as one call with `batch` images."""
+    return live_peak(plan_program([graph], [Call(0, graph.inputs, graph.outputs)]).lifetimes, batch)
+
+
 class Buffer(NamedTuple):
-    """Memory that one run of a graph takes from the arena: before node `first`, until node `last` has run."""
+    """Memory that one run of a graph takes from the arena: from before node `first` until node `last` has run."""
 
     value: str  # the value it was made for, or SCRATCH
     first: int
     last: int
     bytes_per_image: int
     bytes_constant: int
-    kind: str  # of a lifetime, but for "saved"
+    kind: str  # of the lifetime; "saved" is found later
 
 
 def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
-    """In the order of allocation. Graph inputs, constants and outputs lie outside the arena, but for outputs that are
-    `kept` in it."""
+    """The buffers in the order of allocation. Graph inputs, constants and outputs lie outside the arena, except outputs
+    that are `kept` in it."""
     outside = {*graph.inputs, *graph.constants, *graph.outputs} - kept
     uses: dict[str, int] = dict.fromkeys(kept, 1)  # whoever reads them later
     for node in graph.nodes:
@@ -74,15 +70,16 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
     spans: list[list[int]] = []  # [first, last] by buffer
     values: list[str] = []  # the value each buffer was made for
     for index, node in enumerate(graph.nodes):
+        rule = rule_of(node)
         for name in node.outputs:
             if not name or name in outside:
                 continue
             source = node.inputs[0] if node.inputs else ""
-            if node.operator == VIEW and source in outside:
+            if rule.is_view and source in outside:
                 outside.add(name)  # a view of memory that is not the arena's
                 continue
             buffer = buffer_of.get(source)
-            if buffer is not None and name not in kept and _shares(graph, node, name, remaining[buffer]):
+            if buffer is not None and name not in kept and _shares(rule, graph, node, name, remaining[buffer]):
                 remaining[buffer] += uses.get(name, 0)
             else:
                 buffer = len(spans)
@@ -90,7 +87,7 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
                 remaining.append(uses.get(name, 0))
                 values.append(name)
             buffer_of[name] = buffer
-        if any(scratch(graph, node)[:2]):
+        if any(rule.scratch(node, graph.types)[:2]):
             spans.append([index, index])
             remaining.append(0)
             values.append(SCRATCH)
@@ -100,49 +97,23 @@ def buffers(graph: Graph, kept: set[str]) -> list[Buffer]:
                 remaining[buffer] -= 1
                 spans[buffer][1] = index
     return [
-        Buffer(name, first, last, *scratch(graph, graph.nodes[first]))
+        Buffer(name, first, last, *rule_of(graph.nodes[first]).scratch(graph.nodes[first], graph.types))
         if name == SCRATCH
         else Buffer(
             name, first, last, graph.types[name].bytes_per_image(), graph.types[name].bytes_constant(),
-            "workspace" if graph.types[name].is_batched() or math.prod(graph.types[name].shape) == 1 else "weight",
+            "workspace" if graph.types[name].is_batched() or set(graph.types[name].shape) <= {1} else "weight",
         )
         for name, (first, last) in zip(values, spans, strict=True)
     ]  # fmt: skip
 
 
-def scratch(graph: Graph, node: Node) -> tuple[int, int, str]:
-    """(bytes an image, bytes, kind) that the node's kernel allocates beside its outputs while it runs. Measured with
-    onnxruntime 1.32 on single nodes: Where selects from either side apart; convolutions hold windows as a matrix."""
-    if node.operator == "Where":
-        result = graph.types[node.outputs[0]]
-        return 2 * result.bytes_per_image(), 2 * result.bytes_constant(), "workspace"
-    if node.operator in ("Conv", "ConvTranspose"):
-        return 0, *convolution_scratch(graph, node)
-    return 0, 0, "workspace"
-
-
-def convolution_scratch(graph: Graph, node: Node) -> tuple[int, str]:
-    """(bytes, kind). A convolution lays out windows whole where its outputs are more than their positions, otherwise in
-    segments; a transposed one all that it adds up, of one image at a time."""
-    weight = [int(size) for size in graph.types[node.inputs[1]].shape]
-    group = node.attributes["group"]
-    if node.operator == "ConvTranspose":
-        positions = math.prod(graph.types[node.inputs[0]].shape[2:])
-        return math.prod(weight[1:]) * positions * 4, "workspace"
-    is_product = weight[2:] == [1, 1] and set(node.attributes["strides"]) == {1} and not any(node.attributes["pads"])
-    positions = math.prod(graph.types[node.outputs[0]].shape[2:])
-    if is_product:
-        return 0, "workspace"
-    is_whole = weight[0] // group > positions
-    return (positions * math.prod(weight[1:]) * 4, "workspace") if is_whole else (SEGMENT_BYTES, "segments")
-
-
-def _shares(graph: Graph, node: Node, output: str, remaining: int) -> bool:
-    if node.operator == VIEW:
+def _shares(rule: Rule, graph: Graph, node: Node, output: str, remaining: int) -> bool:
+    """Whether an output lies where the node's first input does, of which `remaining` reads are still to come."""
+    if rule.is_view:
         return True
     before, after = graph.types[node.inputs[0]], graph.types[output]
     same_size = before.shape == after.shape and before.bytes(1) == after.bytes(1)  # as when booleans become bytes
-    return node.operator in IN_PLACE and remaining == 1 and same_size
+    return rule.overwrites_input and remaining == 1 and same_size
 
 
 class Crossing(NamedTuple):
@@ -155,10 +126,10 @@ class Crossing(NamedTuple):
 
 
 def crossings(graph: Graph) -> list[Crossing]:
-    """Every tensor that a backward node reads and a forward node wrote, views under the name of what they view."""
+    """Every tensor that a backward node reads and a forward node wrote; a view counts as the tensor it is a view of."""
     written = {name for node in graph.nodes if not node.is_backward for name in node.outputs if name}
     read = {name for node in graph.nodes if node.is_backward for name in node.inputs}
-    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator == VIEW}
+    viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if rule_of(node).is_view}
 
     def origin(name: str) -> str:
         while name in viewed:
@@ -174,5 +145,5 @@ def crossings(graph: Graph) -> list[Crossing]:
 
 
 def saved_bytes_per_image(lifetimes: list[Lifetime]) -> int:
-    """What the backward pass keeps of the forward pass, for each image."""
+    """Bytes per image that the forward pass leaves for the backward pass."""
     return sum(life.bytes_per_image for life in lifetimes if life.kind == "saved")
