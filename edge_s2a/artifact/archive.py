@@ -171,7 +171,7 @@ class Artifact:
         UserError if they cannot be read."""
         start, _ = self._extents[name]
         try:
-            count = os.preadv(self._file.fileno(), [out.reshape(-1).view(np.uint8)], start + offset)
+            count = os.preadv(self._file.fileno(), [out.reshape(-1).view(np.uint8).data], start + offset)
         except OSError as error:
             raise UserError(f"cannot read {name} of {self.path}: {error.strerror or error}") from error
         if count != out.nbytes:

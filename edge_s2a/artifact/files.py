@@ -4,13 +4,15 @@ import contextlib
 import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from edge_s2a.errors import UserError
 
 
 @contextlib.contextmanager
-def writing(path: Path):
+def writing(path: Path) -> Iterator[None]:
     """Turns any OSError inside the block into a UserError about writing `path`."""
     try:
         yield
@@ -19,7 +21,7 @@ def writing(path: Path):
 
 
 @contextlib.contextmanager
-def atomic_writer(path: Path):
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Yields a binary file that takes the place of `path` when the block ends without an error.
 
     Raises UserError when the folder cannot be written or the disk is full; nothing is left behind then.
@@ -75,7 +77,7 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path):
+def locked(path: Path) -> Iterator[None]:
     """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Raises
     UserError if another process holds it."""
     with writing(path):

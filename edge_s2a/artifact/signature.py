@@ -5,7 +5,7 @@ who signs or asks for a signature.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_s2a.artifact.files import read_bytes
 from edge_s2a.errors import CheckError, UserError
@@ -62,7 +62,8 @@ def _wrong_key(path: Path, kind: str, reason: object) -> UserError:
     )
 
 
-def _cryptography():
+def _cryptography() -> tuple[Any, Any]:
+    """The modules (serialization, ed25519), which are needed only where something is signed or verified."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519

@@ -15,7 +15,7 @@ import numpy as np
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "I64": np.dtype("<i8"),

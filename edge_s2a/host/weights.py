@@ -1,5 +1,6 @@
-"""The frozen weights: loading a model's, and rounding them to the format they are stored in."""
+"""Rounds the frozen weights of a model to the format in which they are stored, and restores them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from edge_s2a.host.int4 import block_size, dequantize_blocks, quantize_blocks
 
 WEIGHT_FORMATS = ("fp32", "fp16", "int8", "int4")
 
-MEMBERS = {
+MEMBERS: dict[str, Callable[[str], list[str]]] = {  # the arrays that hold a weight, by format
     "fp32": lambda name: [name],
     "fp16": lambda name: [f"{name}.half"],
     "int8": lambda name: [f"{name}.codes", f"{name}.scale"],
@@ -20,14 +21,14 @@ MEMBERS = {
 
 @dataclass
 class FrozenWeights:
-    """What the artifact stores: `formats` says how each parameter is held, `members` in which arrays."""
+    """The frozen weights as the artifact stores them: `formats` says how each is held, `members` in which arrays."""
 
     arrays: dict[str, np.ndarray]
     formats: dict[str, str]
 
     def members(self, name: str) -> list[str]:
         """fp32: the parameter. fp16: its halves. int8: its codes, and its scales (output channels,).
-        int4: its codes, two a byte (values / 2,), and its scales (blocks,)."""
+        int4: its codes, two per byte (values / 2,), and its scales (blocks,)."""
         return MEMBERS[self.formats[name]](name)
 
 
@@ -43,17 +44,8 @@ def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeight
     for name, tensor in tensors.items():
         values = tensor.detach().numpy()
         weights.formats[name] = format_of(name, tensor, weight_format)
-        if weights.formats[name] == "int4":
-            stored = quantize_blocks(values)
-            rounded = dequantize_blocks(*stored, values.shape)
-        elif weights.formats[name] == "int8":
-            stored = quantize_rows(values)
-            rounded = dequantize_rows(*stored)
-        elif weights.formats[name] == "fp16":
-            stored = (values.astype(np.float16),)
-            rounded = stored[0].astype(np.float32)
-        else:
-            stored, rounded = (values,), values
+        stored = encode(values, weights.formats[name])
+        rounded = decode(stored, weights.formats[name], values.shape)
         weights.arrays.update(zip(weights.members(name), stored, strict=True))
         with torch.no_grad():
             tensor.copy_(torch.from_numpy(rounded))
@@ -61,23 +53,37 @@ def freeze(tensors: dict[str, torch.Tensor], weight_format: str) -> FrozenWeight
 
 
 def restore(tensors: dict[str, torch.Tensor], arrays: dict[str, np.ndarray]) -> None:
-    """Sets `tensors` to what `freeze` made of them and stored in `arrays`. Raises KeyError for a tensor that is not
-    there, ValueError for one of another shape."""
+    """Sets `tensors` to what `freeze` made of them and stored in `arrays`. Raises KeyError for a missing tensor,
+    ValueError for one of another shape."""
     for name, tensor in tensors.items():
         held_as = next((kind for kind in WEIGHT_FORMATS if all(part in arrays for part in MEMBERS[kind](name))), None)
         if held_as is None:
             raise KeyError(f"{name} is missing")
-        stored = [arrays[part] for part in MEMBERS[held_as](name)]
-        if held_as == "int4":
-            values = dequantize_blocks(*stored, tuple(tensor.shape))
-        elif held_as == "int8":
-            values = dequantize_rows(*stored)
-        else:
-            values = stored[0].astype(np.float32) if held_as == "fp16" else stored[0]
+        values = decode([arrays[part] for part in MEMBERS[held_as](name)], held_as, tuple(tensor.shape))
         if values.shape != tuple(tensor.shape):
             raise ValueError(f"{name} is {values.shape} instead of {tuple(tensor.shape)}")
         with torch.no_grad():
             tensor.copy_(torch.from_numpy(np.array(values)))
+
+
+def encode(values: np.ndarray, held_as: str) -> list[np.ndarray]:
+    """float32 -> the arrays of FrozenWeights.members."""
+    if held_as == "int4":
+        return [*quantize_blocks(values)]
+    if held_as == "int8":
+        return [*quantize_rows(values)]
+    return [values.astype(np.float16)] if held_as == "fp16" else [values]
+
+
+def decode(stored: list[np.ndarray], held_as: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The float32 that the device computes with, from what `encode` made of a weight of `shape`."""
+    if held_as == "int4":
+        packed, scale = stored
+        return dequantize_blocks(packed, scale, shape)
+    if held_as == "int8":
+        codes, scale = stored
+        return dequantize_rows(codes, scale)
+    return stored[0].astype(np.float32) if held_as == "fp16" else stored[0]
 
 
 def format_of(name: str, tensor: torch.Tensor, weight_format: str) -> str:

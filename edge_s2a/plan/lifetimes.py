@@ -62,11 +62,16 @@ def to_json(graphs: dict[str, GraphPlan]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
+def lifetime_of(row: list[int]) -> Lifetime:
+    first, last, bytes_per_image, bytes_constant, kind = row
+    return Lifetime(first, last, bytes_per_image, bytes_constant, KINDS[kind])
+
+
 def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
     """Inverse of `to_json`. Raises UserError unless every row is a possible lifetime."""
     try:
         graphs = {
-            name: GraphPlan(entry["constant_bytes"], [Lifetime(*row[:4], KINDS[row[4]]) for row in entry["lifetimes"]])
+            name: GraphPlan(entry["constant_bytes"], [lifetime_of(row) for row in entry["lifetimes"]])
             for name, entry in parse_json(text).items()
         }
         if set(graphs) - {FEATURES} != set(PROGRAMS):

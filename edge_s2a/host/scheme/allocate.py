@@ -12,8 +12,8 @@ from edge_s2a.host.trace.saved_tensors import Mark, Restore, SavedTensor, at_bit
 BITS = (2, 4, 8)
 MEAN_BITS = 4
 SAMPLES = 1 << 16  # values of a tensor that its levels are fitted to
-ALLOCATION_IMAGES = 4  # of the calibration batch, for there are two backward passes a tensor
-# Of what training makes of a matrix that starts as zeros, root mean square: 0.015 to 0.02 in the accuracy study.
+ALLOCATION_IMAGES = 4  # of the calibration batch, for there are two backward passes per tensor
+# The root mean square that training gives a matrix that starts as zeros: 0.015 to 0.02 in the accuracy study.
 FACTOR_DEVIATION = 0.02
 
 
@@ -60,9 +60,9 @@ def gradient_error_of(
 
 
 def squared_distance(first: Sequence[Tensor], second: Sequence[Tensor] | None = None) -> float:
-    """Of two lists of tensors, or of one from zero."""
-    others = [0.0] * len(first) if second is None else second
-    return sum(float((a - b).double().square().sum()) for a, b in zip(first, others, strict=True))
+    """The squared distance between two lists of tensors, or of one list from zero."""
+    differences = first if second is None else [a - b for a, b in zip(first, second, strict=True)]
+    return sum(float(difference.double().square().sum()) for difference in differences)
 
 
 def with_fitted_levels(
@@ -90,11 +90,11 @@ def sample(tensor: Tensor) -> Tensor:
 def allocate(
     model: nn.Module, adapter: dict[str, Tensor], image: Tensor, target: Tensor, scheme: list[SavedTensor]
 ) -> list[SavedTensor]:
-    """The scheme with 2, 4 or 8 bits for each coded tensor, MEAN_BITS or less in the mean over all values, of
-    the least estimated gradient error.
+    """The scheme of least estimated gradient error with 2, 4 or 8 bits for each coded tensor, and a mean over all
+    values of MEAN_BITS or less.
 
-    Errors are those of an adapter on its way, not of the initial one: behind a factor of zeros a tensor matters for
-    nothing. The error that one tensor's code causes is measured by backward passes in which it alone is coded, at 2
+    Errors are those of an adapter in training, not of the initial one: behind a factor of zeros a tensor does not
+    matter. The error that one tensor's code causes is measured by backward passes in which it alone is coded, at 2
     and at 4 bits; errors of different tensors hardly depend on each other, so their squares are added up. From 4 bits
     to 8 it shrinks as the square of the code's own error does.
     """
@@ -127,7 +127,7 @@ def with_random_factors(adapter: dict[str, Tensor], seed: int = 0) -> dict[str, 
 
 
 def of_bits(entry: SavedTensor, original: Tensor, bits: int) -> SavedTensor:
-    """The entry at another width, with fitted levels if it has such."""
+    """The entry at another width, with fitted levels if it has any."""
     changed = at_bits(entry, bits)
     if entry.levels is None or entry.levels.decode is None or bits == 8:
         return changed
@@ -149,8 +149,8 @@ def record(
         originals[index] = tensor
 
         def restore() -> Tensor:
-            is_coded = coded[0] is not None and coded[0][0] == index
-            return encode(coded[0][1], tensor)() if is_coded else tensor
+            choice = coded[0]
+            return encode(choice[1], tensor)() if choice is not None and choice[0] == index else tensor
 
         return restore
 
@@ -172,11 +172,11 @@ def fewest_errors(errors: dict[int, dict[int, float]], values: dict[int, int]) -
     """
     limit = MEAN_BITS * sum(values.values())
 
+    def cost(index: int, bits: int, price: float) -> float:
+        return errors[index][bits] + price * values[index] * bits
+
     def at_price(price: float) -> dict[int, int]:
-        return {
-            index: min(table, key=lambda bits, table=table, n=values[index]: table[bits] + price * n * bits)
-            for index, table in errors.items()
-        }
+        return {index: min((cost(index, bits, price), bits) for bits in table)[1] for index, table in errors.items()}
 
     def size(bits: dict[int, int]) -> int:
         return sum(values[index] * width for index, width in bits.items())

@@ -1,4 +1,6 @@
-"""Which layers compute in int8."""
+"""Chooses the layers that compute in int8."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +10,11 @@ from edge_s2a.errors import UserError
 from edge_s2a.host.trace.operators.linear import compute_in_int8, int8_product
 from edge_s2a.host.weights import FrozenWeights
 
-# Of a layer's output, relative to its deviation, on the calibration images. Rounding a row of normally distributed
-# values to int8 errs by 0.01; where few channels are far larger than the others, these are lost.
+# Error of a layer's output, relative to its deviation, on the calibration images. Rounding a row of normally
+# distributed values to int8 errs by 0.01; where a few channels are far larger than the others, the others are lost.
 LARGEST_ERROR = 0.05
-# Inputs times outputs over their sum: a product takes time by the former, rounding its rows by the latter. DeiT-Tiny,
-# all of whose layers are below, is as fast in float; ViT-B/16, above, takes half of the time in int8.
+# Inputs times outputs over their sum: the time of a product grows with the former, that of rounding its rows with the
+# latter. DeiT-Tiny, whose layers are all below, is as fast in float; ViT-B/16, above, takes half the time in int8.
 LEAST_SIZE = 256
 IMAGES = 4
 
@@ -31,7 +33,7 @@ def choose_int8_layers(model: nn.Module, frozen: FrozenWeights, compute: str, im
     if compute == "int8" and not layers:
         raise UserError(
             "--compute int8 is for linear layers whose frozen weight is held in int8, and there are none; "
-            "leave --compute away"
+            "omit --compute"
         )
     errors = rounding_errors(model, layers, image[:IMAGES]) if compute == "auto" else dict.fromkeys(layers, 0.0)
     chosen = [name for name, layer in layers.items() if errors[name] <= LARGEST_ERROR and is_worth_it(layer, compute)]
@@ -45,13 +47,13 @@ def is_worth_it(layer: nn.Linear, compute: str) -> bool:
     return compute == "int8" or size >= LEAST_SIZE
 
 
-def rounding_errors(model: nn.Module, layers: dict[str, nn.Module], image: Tensor) -> dict[str, float]:
+def rounding_errors(model: nn.Module, layers: dict[str, nn.Linear], image: Tensor) -> dict[str, float]:
     """|y - y'| / |y - mean over rows of y| for each layer, y' being its output computed in int8: what is alike in all
-    rows, as channels are that are large everywhere, tells them nothing. Infinite where a layer is never run."""
+    rows, such as a channel that is large everywhere, does not count. Infinite where a layer is never run."""
     errors = dict.fromkeys(layers, float("inf"))
 
-    def hook(name: str):
-        def measure(module: nn.Linear, inputs: tuple[Tensor], _) -> None:
+    def hook(name: str) -> Callable[[nn.Linear, tuple[Tensor], Tensor], None]:
+        def measure(module: nn.Linear, inputs: tuple[Tensor], _output: Tensor) -> None:
             rows = inputs[0].reshape(-1, inputs[0].shape[-1])
             exact = functional.linear(rows, module.weight)
             deviation = (exact - exact.mean(0)).norm().clamp(min=1e-30)

@@ -15,7 +15,7 @@ LEAST_CURVATURE = 1e-6  # a flatter parabola is replaced by one of this curvatur
 
 
 def fit_levels(values: Tensor, derivative_range: tuple[float, float], bits: int) -> Levels:
-    """Levels of least square error for `values` (n,), within what two parabolas through zero can express.
+    """The levels of least square error for `values` (n,) that two parabolas through zero can express.
 
     Lloyd-Max levels (arXiv 2202.00441 fits them to a given distribution; here it is the measured one), then, for each
     code that zero may have, a parabola that maps a value to its place among them, and one that maps a code back to the
@@ -80,7 +80,8 @@ def interpolate(x: Tensor, levels: Tensor) -> Tensor:
 
 
 def least_squares(x: Tensor, y: Tensor, weight: Tensor) -> tuple[float, float]:
-    """(a, b) so that (a + b x) x is y but for the least weighted square error."""
+    """(a, b) of least weighted square error between (a + b x) x and y."""
     root = weight.sqrt()[:, None]
     powers = torch.stack([x, x * x], dim=1)
-    return tuple(torch.linalg.lstsq(powers * root, y[:, None] * root, driver="gelsd").solution[:, 0].tolist())
+    a, b = torch.linalg.lstsq(powers * root, y[:, None] * root, driver="gelsd").solution[:, 0].tolist()
+    return a, b

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import SymInt, Tensor, nn
@@ -13,12 +14,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from edge_s2a.errors import UserError
-from edge_s2a.host.trace.saved_tensors import Mark, Restore, SavedTensor, describe, keep_by
+from edge_s2a.host.trace.saved_tensors import Keep, Mark, Restore, SavedTensor, describe, keep_by
 from edge_s2a.host.trace.substitute import saved_tensors
 
 aten = torch.ops.aten
 
-# Any batch but 0 and 1, which torch would take for constants.
+# Any batch but 0 and 1, which torch would take as constants.
 EXAMPLE_BATCH = 2
 # Operators that torch itself writes in terms of others, which have lowerings.
 COMPOSITE = (aten.channel_shuffle, aten.pixel_shuffle, aten.pixel_unshuffle)
@@ -47,16 +48,14 @@ def loss_and_gradients(
     """(loss (), logits (batch, classes), one gradient for each adapter tensor): one training step.
 
     image float32 (batch, 3, height, width), target float32 (batch, classes); `scheme` says how the saved
-    tensors are kept. Run eagerly this is the reference for the device; traced it becomes the training graph.
+    tensors are kept. Run eagerly, this is the reference for the device; traced, it becomes the training graph.
     """
     logits = forward(model, adapter, image, keep_by(scheme))
     loss = soft_cross_entropy(logits, target)
     return loss, logits, *torch.autograd.grad(loss, list(adapter.values()))
 
 
-def forward(
-    model: nn.Module, adapter: dict[str, Tensor], image: Tensor, keep: Callable[[int, Mark, Tensor], Restore]
-) -> Tensor:
+def forward(model: nn.Module, adapter: dict[str, Tensor], image: Tensor, keep: Keep) -> Tensor:
     """Logits (batch, classes); `keep` is given each float activation that is saved for the backward pass."""
     constants = [*model.parameters(), *model.buffers()]
     if isinstance(image, FakeTensor):
@@ -69,9 +68,9 @@ def forward(
 def observe_saved_tensors(
     model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]
 ) -> list[SavedTensor]:
-    """What a forward pass saves for the backward pass, in order, every entry kept exactly."""
+    """The tensors that a forward pass saves for the backward pass, in order, every entry kept exactly."""
     names = list(adapter)
-    scheme = []
+    scheme: list[SavedTensor] = []
 
     def keep(index: int, description: Mark, tensor: Tensor) -> Restore:
         scheme.append(describe(index, description, tensor))
@@ -137,10 +136,11 @@ def _fake_inputs(adapter: dict[str, Tensor], batched_shapes: list[tuple[int, ...
 
 
 def _trace(function: Callable[..., tuple[Tensor, ...]], inputs: list[Tensor]) -> Captured:
-    batch = next(size for value in inputs for size in value.shape if isinstance(size, SymInt))
-    trace = make_fx(
-        function, tracing_mode="fake", _allow_non_fake_inputs=True, decomposition_table=get_decompositions(COMPOSITE)
-    )
+    # torch annotates sizes as int, which a symbolic one is not.
+    sizes: list[Any] = [size for value in inputs for size in value.shape]
+    batch: SymInt = next(size for size in sizes if isinstance(size, SymInt))
+    decompositions: dict[Any, Callable[..., Any]] = {**get_decompositions(COMPOSITE)}
+    trace = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True, decomposition_table=decompositions)
     # Without the dispatcher some operators (padding) take the example's batch size for a constant.
     with enable_python_dispatcher():
         traced = trace(*inputs)

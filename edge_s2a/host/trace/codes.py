@@ -7,8 +7,8 @@ from torch import Tensor
 
 from edge_s2a.codec.reference import LARGEST_HALF, SMALLEST_SCALE, Levels, Parabola, can_pack, group_size
 
-# QuantizeLinear by this step makes 255, all bits, of whatever is as large as LEAST_POSITIVE, and infinity at worst on
-# the way. What is smaller and positive counts as zero, which a ReLU's result is not by chance.
+# QuantizeLinear by this step makes 255, all bits, of whatever is at least LEAST_POSITIVE, with infinity at worst on
+# the way. Smaller positive values count as zero; a ReLU's result is not so small by chance.
 POSITIVE_STEP = 2.0**-100
 LEAST_POSITIVE = 254.5 * POSITIVE_STEP
 
@@ -37,7 +37,7 @@ def _(codes: Tensor, step: float, zero: int) -> Tensor:
 
 @torch.library.custom_op("edge_s2a::pack_bits", mutates_args=())
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """`pack` where it changes anything. An operator of its own, for the engine packs 4 bits itself."""
+    """`pack` where it changes anything. It is an operator, for the engine packs codes of 4 bits itself."""
     parts = codes.split(codes.shape[-1] * bits // 8, dim=-1)
     packed = parts[0].clone()
     for index, part in enumerate(parts[1:], 1):
@@ -63,7 +63,7 @@ def _(packed: Tensor, bits: int) -> Tensor:
 
 @torch.library.custom_op("edge_s2a::pack_positive", mutates_args=())
 def pack_positive(x: Tensor) -> Tensor:
-    """`pack_bits` of one bit a value: whether float32 x (..., n), n a multiple of 8, is at least LEAST_POSITIVE."""
+    """`pack_bits` of one bit per value: whether float32 x (..., n), n a multiple of 8, is at least LEAST_POSITIVE."""
     return pack_bits((x >= LEAST_POSITIVE).to(torch.uint8), 1)
 
 
@@ -74,7 +74,7 @@ def _(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("edge_s2a::dequantize_packed", mutates_args=())
 def dequantize_packed(packed: Tensor, step: float, zero: int, bits: int) -> Tensor:
-    """`dequantize` of `unpack_bits`: what two operators of ONNX do, for codes of 1 or 2 bits."""
+    """`dequantize` of `unpack_bits`, for codes of 1 or 2 bits; two ONNX operators."""
     return dequantize(unpack_bits(packed, bits), step, zero)
 
 
@@ -126,7 +126,7 @@ def decode_groups(saved: Groups, bits: int, n: int) -> Tensor:
 
 
 def to_half(x: Tensor) -> Tensor:
-    """float32 -> the nearest finite float16: what lies beyond its range makes a gradient wrong, not infinite."""
+    """float32 -> the nearest finite float16: a value beyond its range makes a gradient wrong, not infinite."""
     return x.clamp(-LARGEST_HALF, LARGEST_HALF).half()
 
 
@@ -141,7 +141,7 @@ def decode_levels(packed: Tensor, bits: int, n: int, levels: Levels) -> Tensor:
 
 
 def levels_of_multiple(levels: Levels, factor: float) -> Levels:
-    """Those with which `encode_levels` makes the same codes of factor * x as with `levels` of x."""
+    """The levels with which `encode_levels` codes factor * x as it codes x with `levels`."""
     if levels.encode is None:
         return levels._replace(encode_step=levels.encode_step * factor)
     shift, sign = levels.encode

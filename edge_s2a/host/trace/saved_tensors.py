@@ -1,12 +1,13 @@
-"""What autograd saves for the backward pass, and how it is kept: one context around a model's forward pass.
+"""Keeps what autograd saves for the backward pass, in codes: one context around a model's forward pass.
 
 The operators of this package decide *what* is saved (a derivative, a normalised input); the context decides
 *how*: every float activation that any operator saves, torch's own included, goes through `keep`. So nothing
-escapes: an operator without a substitute here has its saved tensors coded all the same.
+escapes: the saved tensors of an operator without a substitute here are coded too.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import torch
 from torch import SymInt, Tensor
@@ -16,23 +17,25 @@ from edge_s2a.codec.reference import GROUP_SIZE, Levels, group_size, uniform_lev
 from edge_s2a.host.trace import codes
 
 Restore = Callable[[], Tensor]
+Replacements = dict[Callable[..., Any], Callable[..., Tensor]]
+Key = tuple[int, str, str, str, int]  # of the values of a tensor, see SavedTensors._key
 
-# Activations of at most this many values an image are kept as floats: features of a small classifier, gates of
+# Activations of at most this many values per image are kept as floats: features of a small classifier, gates of
 # squeeze-and-excitation. Coding them would save less than it costs in accuracy.
 SMALL_VALUES = 512
-COARSE_BITS = 4  # up to which a Difference does for a derivative
+COARSE_BITS = 4  # a Difference replaces a derivative up to this width
 
 
 class Difference(NamedTuple):
-    """f(x + step) - f(x), which is nearly step f'(x): what is coded in place of a derivative that takes more operators,
-    where the code is too coarse to tell."""
+    """f(x + step) - f(x), which is nearly step f'(x). It is coded in place of a derivative that takes more operators,
+    where the code is too coarse to tell the two apart."""
 
     function: Callable[[], Tensor]
     step: float
 
 
 class Mark(NamedTuple):
-    """What an operator says of a tensor that it is about to save."""
+    """An operator's description of a tensor that it is about to save."""
 
     operator: str
     coding: str = "groups"  # "groups", "levels" or "half": see `encode`
@@ -40,11 +43,15 @@ class Mark(NamedTuple):
     difference: Difference | None = None
 
 
+# Takes the number of a saved tensor, its mark, and the tensor; returns how to get the tensor back.
+Keep = Callable[[int, Mark, Tensor], Restore]
+
+
 class SavedTensor(NamedTuple):
     """How one saved tensor is kept. `name` is operator and number in order of saving."""
 
     name: str
-    coding: str  # "float" as it is; "half" float16; "groups" with scale and minimum; "levels" of a known range
+    coding: str  # "float": as it is; "half": float16; "groups": with scale and minimum; "levels": of a known range
     bits: int  # 32 for "float", 16 for "half"
     values_per_image: int
     derivative_range: tuple[float, float]
@@ -57,7 +64,7 @@ class SavedTensor(NamedTuple):
 
 class SavedTensors(TorchFunctionMode):
     """Within this context torch's operators are replaced by those of `replacements`, and each float activation
-    saved for the backward pass is given to `keep(index, mark, tensor)`, which returns how to get it back.
+    saved for the backward pass is given to `keep`.
 
     A tensor saved twice is kept once. Booleans are packed eight to a byte, losslessly; tensors of `constants`
     (parameters and buffers) stay what they are.
@@ -65,28 +72,37 @@ class SavedTensors(TorchFunctionMode):
 
     active: "SavedTensors | None" = None
 
-    def __init__(self, keep: Callable[[int, Mark, Tensor], Restore], constants: list[Tensor], replacements: dict):
+    def __init__(self, keep: Keep, constants: list[Tensor], replacements: Replacements):
         super().__init__()
         self.keep, self.replacements = keep, replacements
         self.constants = {tensor.untyped_storage()._cdata for tensor in constants}
         self.count = 0
-        self.marks: dict[tuple, Mark] = {}
-        self.kept: dict[tuple, Restore] = {}
+        self.marks: dict[Key, Mark] = {}
+        self.kept: dict[Key, Restore] = {}
         self.alive: list[Tensor] = []  # a freed storage could be taken for another tensor's
         self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda restore: restore())
 
-    def __enter__(self):
+    def __enter__(self) -> "SavedTensors":
         SavedTensors.active = self
         self.hooks.__enter__()
-        return super().__enter__()
+        super().__enter__()
+        return self
 
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.hooks.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self.hooks.__exit__(kind, error, trace)
         SavedTensors.active = None
         self.marks, self.alive = {}, []
 
-    def __torch_function__(self, function, types, arguments=(), keywords=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        arguments: Sequence[Any] = (),
+        keywords: dict[str, Any] | None = None,
+    ) -> Any:
         replacement = self.replacements.get(function, function)
         return replacement(*arguments, **(keywords or {}))
 
@@ -108,8 +124,8 @@ class SavedTensors(TorchFunctionMode):
         self.count += 1
         return self.keep(self.count - 1, self.marks.get(self._key(tensor), Mark("operand")), tensor)
 
-    def _key(self, tensor: Tensor) -> tuple:
-        """Equal for tensors that hold the same values in the same order. Text, for sizes may be symbols."""
+    def _key(self, tensor: Tensor) -> Key:
+        """Equal for tensors that hold the same values in the same order. Sizes are text, for they may be symbols."""
         self.alive.append(tensor)
         strides = "" if tensor.is_contiguous() else str(tensor.stride())
         storage = tensor.untyped_storage()._cdata
@@ -124,7 +140,8 @@ def mark(tensor: Tensor, description: Mark) -> Tensor:
 
 
 def derive(tensor: Tensor, source: Tensor, function: Callable[[Tensor], Tensor]) -> None:
-    """Where `tensor` = function(source) is saved later and `source` was already, it is computed from that."""
+    """Says that `tensor` is function(source): if it is saved later, and `source` was already, it is computed from the
+    kept `source` instead."""
     active = SavedTensors.active
     if active is None:
         return
@@ -148,14 +165,14 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def as_rows_of_bits(x: Tensor) -> Tensor:
-    """(rows, n), rows as long as they can be: the engine is quicker with these."""
+    """(rows, n), rows as long as they can be: the engine is faster with these."""
     if x.ndim < 2 or any(isinstance(n, SymInt) for n in x.shape[1:]):
         return x.reshape(-1, x.shape[-1])
     return x.reshape(x.shape[0], -1)
 
 
 def describe(index: int, description: Mark, tensor: Tensor) -> SavedTensor:
-    """The entry of a tensor seen with a symbolic batch size, kept exactly."""
+    """The entry of a tensor that was seen with a symbolic batch size; it is kept exactly."""
     values = values_per_image(tensor)
     coding = description.coding if values > SMALL_VALUES else "float"
     return SavedTensor(f"{description.operator}.{index}", coding, 32, values, description.derivative_range)
@@ -183,7 +200,7 @@ def at_bits(entry: SavedTensor, bits: int) -> SavedTensor:
 
 
 def mean_bits(scheme: list[SavedTensor]) -> float:
-    """Bits of a coded value in the mean, without the scales of groups; 0 if nothing is coded."""
+    """Mean bits per coded value, without the scales of groups; 0 if nothing is coded."""
     values = sum(entry.values_per_image for entry in scheme if entry.has_codes)
     return sum(entry.values_per_image * entry.bits for entry in scheme if entry.has_codes) / max(values, 1)
 
@@ -194,7 +211,7 @@ def levels_of(scheme: list[SavedTensor]) -> str:
 
 
 def encode(entry: SavedTensor, tensor: Tensor, difference: Difference | None = None) -> Restore:
-    """Codes `tensor` (any shape, float32) as `entry` says, or `difference` instead of it; returns what decodes it."""
+    """Codes `tensor` (any shape, float32) as `entry` says, or `difference` in its place; returns the decoder."""
     if entry.bits == 32:
         return lambda: tensor
     if entry.bits == 16:
@@ -213,7 +230,7 @@ def encode(entry: SavedTensor, tensor: Tensor, difference: Difference | None = N
     return lambda: codes.decode_groups(groups, bits, n).view(shape)
 
 
-def keep_by(scheme: list[SavedTensor]) -> Callable[[int, Mark, Tensor], Restore]:
+def keep_by(scheme: list[SavedTensor]) -> Keep:
     """A `keep` that follows `scheme`, which was observed on the same model and adapter."""
 
     def keep(index: int, description: Mark, tensor: Tensor) -> Restore:

@@ -1,9 +1,7 @@
-"""Replaces torch's non-parametric operators by those that say what they save, while a model runs.
+"""Replaces torch's non-parametric operators, while a model runs, by operators that say what they save.
 
-Works on the calls and not on the modules, so it holds for every timm model whose code calls them.
+It replaces calls, not modules, so it works for every timm model whose code calls them.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,9 +21,9 @@ from edge_s2a.host.trace.operators.relu import hardtanh, leaky_relu, relu, relu6
 from edge_s2a.host.trace.operators.rms_norm import rms_norm
 from edge_s2a.host.trace.operators.sigmoid import sigmoid, tanh
 from edge_s2a.host.trace.operators.silu import silu
-from edge_s2a.host.trace.saved_tensors import Mark, Restore, SavedTensors
+from edge_s2a.host.trace.saved_tensors import Keep, Replacements, SavedTensors
 
-REPLACEMENTS = {
+REPLACEMENTS: Replacements = {
     functional.adaptive_avg_pool2d: adaptive_avg_pool2d,
     functional.avg_pool2d: avg_pool2d,
     functional.batch_norm: batch_norm,
@@ -54,6 +52,6 @@ REPLACEMENTS = {
 }
 
 
-def saved_tensors(keep: Callable[[int, Mark, Tensor], Restore], constants: list[Tensor]) -> SavedTensors:
-    """The context in which this package's operators stand for torch's and `keep` keeps what is saved."""
+def saved_tensors(keep: Keep, constants: list[Tensor]) -> SavedTensors:
+    """The context in which the operators of this package replace torch's and `keep` keeps the saved tensors."""
     return SavedTensors(keep, constants, REPLACEMENTS)

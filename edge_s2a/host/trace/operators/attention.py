@@ -1,5 +1,7 @@
 """Scaled dot-product attention whose backward pass recomputes the softmax from q, k and v."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,14 @@ class Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         ctx.mask = mask
         names = ("attention_q", "attention_k", "attention_v")
         ctx.save_for_backward(*(mark(x, Mark(name)) for x, name in zip((q, k, v), names, strict=True)))
         return torch.bmm(probabilities(q, k, mask), v)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         p = probabilities(q, k, ctx.mask)
         dv = torch.bmm(p.transpose(1, 2), grad)

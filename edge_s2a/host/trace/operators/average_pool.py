@@ -1,18 +1,21 @@
 """Average pooling, which is linear and saves nothing. torch's own saves its input for the shape alone."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from edge_s2a.host.trace.operators.convolution import conv2d
-from edge_s2a.host.trace.operators.max_pool import ceil_padding, pair
+from edge_s2a.host.trace.operators.max_pool import Size, ceil_padding, pair
 
 
 def avg_pool2d(
     x: Tensor,
-    kernel_size,
-    stride=None,
-    padding=0,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
@@ -33,9 +36,10 @@ def avg_pool2d(
     return y * (wanted / given)
 
 
-def adaptive_avg_pool2d(x: Tensor, output_size) -> Tensor:
+def adaptive_avg_pool2d(x: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """The mean over positions, or over windows where they are even, or else products with averaging matrices."""
-    height, width = (n if size is None else size for size, n in zip(pair(output_size), x.shape[-2:], strict=True))
+    sizes = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    height, width = (n if size is None else size for size, n in zip(sizes, x.shape[-2:], strict=True))
     if (height, width) == (1, 1):
         return x.mean((-2, -1), keepdim=True)
     if (height, width) == tuple(x.shape[-2:]):
@@ -50,12 +54,12 @@ class ProductFromLeft(torch.autograd.Function):
     would save one for each x. In this form the graph repeats no matrix and transposes nothing."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
         ctx.rows = rows
         return torch.bmm(rows.t().expand(x.shape[0], -1, -1), x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return torch.bmm(ctx.rows.expand(grad.shape[0], -1, -1), grad), None
 
 

@@ -1,5 +1,7 @@
 """Resampling of feature maps, which is linear and saves nothing."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,8 +14,8 @@ ALONG_ONE_AXIS = {"nearest": "nearest", "bilinear": "linear"}
 
 def interpolate(
     x: Tensor,
-    size=None,
-    scale_factor=None,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
@@ -22,8 +24,8 @@ def interpolate(
     """x (batch, channels, height, width), by a product with a constant matrix along either axis."""
     if mode not in ALONG_ONE_AXIS or antialias or x.ndim != 4:
         raise UserError(f"interpolation by {mode} inside a model cannot be packed; choose another model")
-    sizes = size if isinstance(size, tuple | list) else (size, size)
-    scales = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+    sizes = tuple(size) if isinstance(size, Sequence) else (size, size)
+    scales = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor, scale_factor)
     rows, columns = (
         matrix(x.shape[axis], length, scale, mode, align_corners)
         for axis, length, scale in zip((-2, -1), sizes, scales, strict=True)

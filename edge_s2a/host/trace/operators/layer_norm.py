@@ -1,5 +1,7 @@
 """LayerNorm and GroupNorm whose backward pass reads the normalised input."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,13 +19,13 @@ class Normalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         y, _, reciprocal_deviation = torch.ops.aten.native_layer_norm(x, x.shape[-1:], None, None, eps)
         ctx.save_for_backward(mark(y, NORMALIZED), mark(reciprocal_deviation, DEVIATION))
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, reciprocal_deviation = ctx.saved_tensors
         projected = y * (grad * y).mean(-1, keepdim=True)
         return (grad - grad.mean(-1, keepdim=True) - projected) * reciprocal_deviation, None

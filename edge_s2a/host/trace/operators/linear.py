@@ -1,4 +1,4 @@
-"""Frozen linear layers whose products are computed in int8, forward and backward [ours].
+"""Frozen linear layers whose products are computed in int8, forward and backward (not in the paper).
 
 A row of the left matrix gets a scale of its own, its largest magnitude / 127, so that a result does not depend on the
 other images of a micro-batch. The right matrix is the int8 codes of the frozen weight as they are stored. With x the
@@ -6,14 +6,17 @@ input, g the gradient that arrives and s the scales of the weight's rows:
 
     y = round_rows(x) @ weight.T + bias        dx = round_rows(g * s) @ codes
 
-the gradient being that of the exact product: rounding counts as the identity.
+The gradient is that of the exact product: rounding counts as the identity.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 LARGEST_CODE = 127
+COMPUTES_IN_INT8 = "computes_in_int8"  # an attribute of a weight
 SMALLEST_ROW = 1e-30  # the magnitude of a row of zeros is taken for this
 
 
@@ -56,24 +59,26 @@ def weight_in_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Int8Linear(torch.autograd.Function):
+    """The product with a frozen weight in int8, forward and backward."""
+
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.weight = weight
         return int8_product(x, weight)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return int8_product_of_gradient(grad, ctx.weight), None
 
 
-def compute_in_int8(weight: nn.Parameter) -> None:
+def compute_in_int8(weight: Tensor) -> None:
     """Marks a frozen weight for `linear`."""
-    weight.computes_in_int8 = True
+    setattr(weight, COMPUTES_IN_INT8, True)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) -> (..., outputs)."""
-    if not getattr(weight, "computes_in_int8", False):
+    if not getattr(weight, COMPUTES_IN_INT8, False):
         return functional.linear(x, weight, bias)
     y = Int8Linear.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
     return y if bias is None else y + bias

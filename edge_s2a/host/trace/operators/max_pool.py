@@ -1,5 +1,8 @@
 """Max-pooling whose backward pass reads the position of each maximum in its window."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,12 +10,14 @@ from torch.nn import functional
 from edge_s2a.errors import UserError
 from edge_s2a.host.trace import codes
 
+Size = int | Sequence[int]
+
 
 @torch.library.custom_op("edge_s2a::fold", mutates_args=())
 def fold(columns: Tensor, size: list[int], kernel: list[int], stride: list[int], padding: list[int]) -> Tensor:
     """torch's fold of (batch, channels * window, windows) to (batch, channels, *size); one ONNX Col2Im. An operator
     of its own, for torch cannot trace fold with a symbolic batch."""
-    return functional.fold(columns, size, kernel, padding=padding, stride=stride)
+    return functional.fold(columns, tuple(size), tuple(kernel), padding=tuple(padding), stride=tuple(stride))
 
 
 @fold.register_fake
@@ -28,11 +33,13 @@ class MaxPool(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]):
+    def forward(
+        ctx: Any, x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
         y = functional.max_pool2d(x, kernel, stride, padding)
         (rows, columns), (height, width) = y.shape[-2:], kernel
         padded = functional.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=-torch.inf)
-        best = None
+        best: Tensor | None = None
         for position in range(height * width):
             row, column = divmod(position, width)
             candidate = padded[
@@ -43,6 +50,8 @@ class MaxPool(torch.autograd.Function):
             # The first place that holds the maximum has the largest rank.
             rank = (candidate == y).to(x.dtype) * (height * width - position)
             best = rank if best is None else torch.maximum(best, rank)
+        if best is None:
+            raise UserError("max-pooling over windows of no size cannot be packed; choose another model")
         code = (height * width - best).to(torch.uint8)
         ctx.bits = 2 if height * width <= 4 else 4 if height * width <= 16 else 8
         ctx.input_shape, ctx.output_shape, ctx.geometry = x.shape, y.shape, (kernel, stride, padding)
@@ -50,7 +59,7 @@ class MaxPool(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (packed,) = ctx.saved_tensors
         kernel, stride, padding = ctx.geometry
         batch, channels, rows, columns = ctx.output_shape
@@ -63,7 +72,13 @@ class MaxPool(torch.autograd.Function):
 
 
 def max_pool2d(
-    x: Tensor, kernel_size, stride=None, padding=0, dilation=1, ceil_mode: bool = False, return_indices: bool = False
+    x: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Tensor:
     kernel, stride, padding = pair(kernel_size), pair(stride or kernel_size), pair(padding)
     if ceil_mode:
@@ -74,7 +89,9 @@ def max_pool2d(
     return MaxPool.apply(x, kernel, stride, padding)
 
 
-def ceil_padding(size, kernel, stride, padding) -> tuple[int, int, int, int]:
+def ceil_padding(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> tuple[int, int, int, int]:
     """(left, right, top, bottom) that makes floor rounding of the output size do what ceil would."""
     extra = []
     for length, window, step, pad in zip(size, kernel, stride, padding, strict=True):
@@ -85,7 +102,8 @@ def ceil_padding(size, kernel, stride, padding) -> tuple[int, int, int, int]:
     return 0, extra[1], 0, extra[0]
 
 
-def pair(value) -> tuple[int, int]:
+def pair(value: Size) -> tuple[int, int]:
+    """(height, width) of a size that torch lets be given as one number, or as a sequence of one or two."""
     if isinstance(value, int):
         return value, value
     first, *rest = value

@@ -1,6 +1,7 @@
 """Elementwise operators whose backward pass multiplies by a low-bit code of the derivative."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +16,14 @@ class Pointwise(torch.autograd.Function):
     (paper: codes "based on their derivatives"). Backward is one decode and one product."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor, Mark]]) -> Tensor:
-        """function(x) -> (f(x), f'(x), what to say of this)."""
+    def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor, Mark]]) -> Tensor:
+        """function(x) -> (f(x), f'(x), the mark of the latter)."""
         y, derivative, description = function(x)
         ctx.save_for_backward(mark(derivative, description))
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (derivative,) = ctx.saved_tensors
         return grad * derivative, None
 
@@ -31,7 +32,9 @@ class PiecewiseLinear(torch.autograd.Function):
     """f(x) for an f whose derivative takes two values: saves one bit a value, exactly."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]], slopes: tuple[float, float]):
+    def forward(
+        ctx: Any, x: Tensor, function: Callable[[Tensor], tuple[Tensor, Tensor]], slopes: tuple[float, float]
+    ) -> Tensor:
         """function(x) -> (f(x), mask): the derivative is slopes[1] where the mask, of booleans or floats, is true or
         positive, else slopes[0]."""
         y, mask = function(x)
@@ -45,7 +48,7 @@ class PiecewiseLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (packed,) = ctx.saved_tensors
         off, on = ctx.slopes
         # A product with zeros and ones: the engine's Where takes three buffers of the gradient's size.

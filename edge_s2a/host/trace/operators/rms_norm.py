@@ -1,5 +1,7 @@
 """RMSNorm whose backward pass reads the normalised input."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,14 +16,14 @@ class NormalizeRootMeanSquare(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         reciprocal_root = torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
         y = x * reciprocal_root
         ctx.save_for_backward(mark(y, NORMALIZED), mark(reciprocal_root, DEVIATION))
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, reciprocal_root = ctx.saved_tensors
         return (grad - y * (grad * y).mean(-1, keepdim=True)) * reciprocal_root, None
 
