@@ -11,6 +11,7 @@ from edge_s2a.errors import UserError
 from edge_s2a.host.graph.builder import GraphBuilder
 from edge_s2a.host.graph.ir import Batch, TensorType, fixed, fixed_sizes
 from edge_s2a.host.graph.lowerings.table import Lowered, lowers, result_type, tensor_type
+from edge_s2a.host.trace.operators import max_pool  # noqa: F401, registers the operator "fold"
 
 aten = torch.ops.aten
 

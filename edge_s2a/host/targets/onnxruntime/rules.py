@@ -120,7 +120,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "Less": OWN_MEMORY,
         "LessOrEqual": OWN_MEMORY,
         "Log": OWN_MEMORY,
-        "LogSoftmax": OWN_MEMORY,
+        "LogSoftmax": OWN_MEMORY,  # planned larger: the engine may write it over its input, the logits
         "Max": OWN_MEMORY,
         "MaxPool": OWN_MEMORY,
         "Min": OWN_MEMORY,
@@ -152,7 +152,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "Tanh": IN_PLACE,
         "Tile": OWN_MEMORY,
         "Transpose": OWN_MEMORY,
-        "Unsqueeze": OWN_MEMORY,
+        "Unsqueeze": OWN_MEMORY,  # planned larger: a view, of an index vector
         "Where": Rule(scratch=where_scratch),
     },
     "com.microsoft": {
