@@ -1,4 +1,4 @@
-"""Adapter files: what training leaves and what evaluation reads."""
+"""Adapter files: training writes them, evaluation and export read them."""
 
 import json
 from pathlib import Path
@@ -44,17 +44,21 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
     except (KeyError, ValueError) as error:
         raise UserError(f"adapter {path} does not name its classes ({error}); use another adapter") from error
     if not has_type(list[str], classes) or len(classes) != manifest.num_classes:
-        raise UserError(f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}")
+        raise UserError(
+            f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}; use another adapter"
+        )
     return loaded, classes
 
 
 def check_shapes(loaded: dict[str, np.ndarray], manifest: Manifest, where: str) -> None:
     """Raises UserError unless `loaded` has exactly the adapter's tensors, finite float32."""
     for name in sorted(set(loaded) ^ set(manifest.adapter_shapes)):
-        raise UserError(f"{where}: tensor {name} is missing or unknown; it does not fit the artifact")
+        raise UserError(f"{where}: tensor {name} is missing or unknown; use an adapter of this artifact")
     for name, shape in manifest.adapter_shapes.items():
         array = loaded[name]
         if list(array.shape) != shape or array.dtype != np.float32:
-            raise UserError(f"{where}: tensor {name} is {array.dtype} {array.shape}, expected float32 {shape}")
+            raise UserError(
+                f"{where}: tensor {name} is {array.dtype} {array.shape}, expected float32 {shape}; use another one"
+            )
         if not np.isfinite(array).all():
             raise UserError(f"{where}: tensor {name} has values that are not finite; use an earlier adapter")

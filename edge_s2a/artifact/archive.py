@@ -1,6 +1,6 @@
-"""The container: a ZIP whose members are stored, not compressed, each aligned to a page.
+"""The container: a ZIP whose members are stored uncompressed, each aligned to a page.
 
-So any ZIP tool opens it, and the device maps members in place.
+Any ZIP tool opens it, and the device maps members in place.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def digests(members: dict[str, bytes]) -> dict[str, dict]:
 def write_archive(
     path: Path, manifest: Manifest, members: dict[str, bytes], key: "Ed25519PrivateKey | None" = None
 ) -> None:
-    """Writes the artifact at `path`, wholly or not at all, signed with `key` if one is given. Raises UserError for a
+    """Writes the artifact at `path`, all of it or nothing, signed with `key` if one is given. Raises UserError for a
     member of over 1.9 GiB."""
     for name, data in members.items():
         if len(data) > MAX_MEMBER_BYTES:
@@ -93,16 +93,16 @@ class Artifact:
         except OSError as error:
             raise UserError(f"cannot read artifact {path}: {error.strerror or error}; check the path") from error
         except (zipfile.BadZipFile, ValueError, RuntimeError, struct.error, EOFError) as error:
-            raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or pack it anew") from error
-        # Before the members: those of another format version are others.
+            raise UserError(f"{path} is not a complete .s2a artifact ({error}); copy or repack it") from error
+        # Before the members, for another format version has others.
         self.manifest = parse_manifest(self._manifest_text, str(path))
         entries.pop(SIGNATURE, None)
         self.graph_count = len(entries) - len(MEMBERS) - 1
         graphs = {graph_member(number) for number in range(self.graph_count)}
         if set(entries) != {MANIFEST, *MEMBERS, *graphs}:
-            raise UserError(f"{path} is not a complete .s2a artifact (members {sorted(entries)}); copy or pack it anew")
+            raise UserError(f"{path} is not a complete .s2a artifact (members {sorted(entries)}); copy or repack it")
         if set(self.manifest.members) != set(entries) - {MANIFEST}:
-            raise UserError(f"{path}: manifest and members disagree; copy or pack it anew")
+            raise UserError(f"{path}: manifest and members disagree; copy or repack it")
 
     @staticmethod
     def _read_signature(archive: zipfile.ZipFile) -> bytes:
@@ -130,7 +130,7 @@ class Artifact:
         end = 0
         for offset, size in sorted(self._extents.values()):
             if offset < end:
-                raise ValueError("members lie over each other")
+                raise ValueError("members overlap")
             end = offset + size
 
     def verify(self, name: str) -> None:
@@ -150,7 +150,7 @@ class Artifact:
             remaining -= len(chunk)
         promised = self.manifest.members[name]
         if digest.hexdigest() != promised["sha256"] or size != promised["bytes"]:
-            raise CheckError(f"{self.path}: checksum of {name} is wrong; the file is damaged, copy or pack it anew")
+            raise CheckError(f"{self.path}: checksum of {name} is wrong; the file is damaged, copy or repack it")
 
     def read(self, name: str) -> bytes:
         """The member's verified bytes."""
@@ -175,7 +175,7 @@ class Artifact:
         except OSError as error:
             raise UserError(f"cannot read {name} of {self.path}: {error.strerror or error}") from error
         if count != out.nbytes:
-            raise UserError(f"{self.path} has become shorter while it was in use; copy or pack it anew")
+            raise UserError(f"{self.path} has become shorter while it was in use; copy or repack it")
 
     def member_bytes(self, name: str) -> int:
         return self._extents[name][1]

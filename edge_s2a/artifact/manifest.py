@@ -1,4 +1,4 @@
-"""The manifest: what an artifact says of itself. One JSON object, documented in docs/FORMAT.md."""
+"""The manifest: the description of an artifact. One JSON object, documented in docs/FORMAT.md."""
 
 import builtins
 import dataclasses
@@ -14,7 +14,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 FORMAT_VERSION = 6
-MOST_FEATURES = 1 << 26  # values an image; a ViT-L at 512 px has three millions
+MOST_FEATURES = 1 << 26  # values per image; a ViT-L at 512 px has three million
 GOLDEN_OPTIMIZER = {"lr", "beta1", "beta2", "epsilon", "weight_decay"}
 
 
@@ -47,7 +47,7 @@ class Manifest:
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     head: list[str]  # layers of the adapter that may start at class means: linear, with bias, their mean the logits
     low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
-    features: dict[str, list[int]]  # shape for an image of what "training" and "inference" read instead of it, or none
+    features: dict[str, list[int]]  # shape per image of what "training" and "inference" read instead of it
     total_parameters: int
     weight_format: str
     int8_layers: list[str]  # linear layers whose products are computed in int8
@@ -63,16 +63,18 @@ class Manifest:
         return sum(math.prod(shape) for shape in self.adapter_shapes.values())
 
     def class_names(self, names: Sequence[str] | None = None) -> list[str]:
-        """`names`, which must be as many as there are classes; without any the artifact's own, or else numbers."""
+        """`names`, of which there must be one per class; without them the artifact's labels, or else numbers."""
         names = list(names or self.labels or map(str, range(self.num_classes)))
         if len(names) != self.num_classes:
-            raise UserError(f"{len(names)} classes are named, the artifact has {self.num_classes}")
+            raise UserError(
+                f"{len(names)} class names for an artifact of {self.num_classes} classes; give one name per class"
+            )
         return names
 
     @property
     def model_digest(self) -> str:
-        """What an adapter must match: frozen weights, model, class labels. Not the graphs, which another
-        version of the packager may write otherwise for the same computation."""
+        """The digest that an adapter must match: of frozen weights, model and class labels. Not of the graphs, which
+        another version of the packager may write differently for the same computation."""
         weights = self.members["weights.safetensors"]["sha256"]
         text = json.dumps([weights, self.model, self.model_kwargs, self.num_classes, self.labels], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -87,11 +89,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         fields = parse_json(text)
         version = fields["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{where} has no readable manifest ({error}); pack it anew") from error
+        raise UserError(f"{where} has no readable manifest ({error}); repack the model") from error
     if version != FORMAT_VERSION:
         raise UserError(
             f"{where} has format version {version}, this edge-s2a reads {FORMAT_VERSION}; "
-            "install the edge-s2a that packed it, or pack it anew"
+            "install the edge-s2a that packed it, or repack the model"
         )
     try:
         fields["preprocessing"] = Preprocessing(**_checked(Preprocessing, fields["preprocessing"]))
@@ -109,7 +111,7 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             raise ValueError("impossible numbers")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} has a malformed manifest ({error}); pack it anew") from error
+        raise UserError(f"{where} has a malformed manifest ({error}); repack the model") from error
 
 
 def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _checked(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def has_type(kind: Any, value: Any) -> bool:
-    """Whether a value from JSON, where tuples are lists, has the type `kind`, through and through."""
+    """Whether a value from JSON, where tuples are lists, has the type `kind`, all its parts included."""
     parts = get_args(kind)
     match get_origin(kind):
         case types.UnionType:

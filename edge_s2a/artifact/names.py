@@ -1,4 +1,4 @@
-"""Names of what goes into a program and comes out of it; adapter and weights carry the tensors' own."""
+"""Names of the inputs and outputs of programs; adapter and weights carry their tensors' own names."""
 
 IMAGE = "image"  # float32 (batch, 3, height, width), normalised
 TARGET = "target"  # float32 (batch, classes), smoothed labels divided by the effective batch size
@@ -15,10 +15,10 @@ def gradient(name: str) -> str:
 
 
 def feature(number: int) -> str:
-    """A value that the backbone computes of the image, and the modules beside it read."""
+    """A value that the backbone computes from the image, and the modules beside it read."""
     return f"{FEATURE}{number}"
 
 
 def is_result(name: str) -> bool:
-    """Whether a value of a program is one that comes out of it."""
+    """Whether a value of a program is one of its outputs."""
     return name in (LOSS, LOGITS) or name.startswith((GRADIENT, FEATURE))

@@ -1,7 +1,7 @@
 """The program: which graphs run in which order, and what passes from one to the next.
 
-The engine's memory for a graph grows with its nodes. A backbone is the same block again and again, so a block is one
-graph, called once a block with that block's weights.
+The engine's memory for a graph grows with its nodes. A backbone repeats the same block, so a block is one graph, called
+once for each block with the weights of that block.
 """
 
 import json
@@ -11,7 +11,7 @@ from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
 PROGRAMS = ("training", "inference")
-FEATURES = "features"  # the program of what the others read of an image, in artifacts that have it
+FEATURES = "features"  # computes what the other programs read of an image, in artifacts that have it
 
 
 class Call(NamedTuple):
@@ -38,12 +38,12 @@ def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
             raise ValueError(f"programs {sorted(programs)}")
         for calls in programs.values():
             if not calls or not all(isinstance(call.graph, int) and 0 <= call.graph < graph_count for call in calls):
-                raise ValueError("a call of no graph")
+                raise ValueError("a call of a graph that does not exist")
             made = [name for call in calls for name in call.outputs]
             if len(set(made)) != len(made) or not all(isinstance(name, str) for call in calls for name in call.inputs):
-                raise ValueError("a value made twice")
+                raise ValueError("a value that is made twice, or a name that is no text")
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} has a malformed program ({error}); pack it anew") from error
+        raise UserError(f"{where} has a malformed program ({error}); repack the model") from error
     return programs
 
 

@@ -1,7 +1,7 @@
 """Ed25519 signatures (RFC 8032) over an artifact's manifest, which holds the digests of all other members.
 
-Keys are PEM files, as `openssl genpkey -algorithm ed25519` writes them. The package `cryptography` is needed only by
-who signs or asks for a signature.
+Keys are PEM files, as `openssl genpkey -algorithm ed25519` writes them. The package `cryptography` is needed only to
+sign or to ask for a signature.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ def verify_signature(signed: bytes, signature: bytes | None, key: Path, where: s
     """Raises CheckError unless `signature` is that of the bytes `signed` under the public key in the file `key`."""
     from_owner = load_public_key(key)
     if signature is None:
-        raise CheckError(f"{where} is not signed; pack it with --sign, or get the signed one")
+        raise CheckError(f"{where} is not signed; repack the model with --sign, or get a signed copy")
     from cryptography.exceptions import InvalidSignature
 
     try:

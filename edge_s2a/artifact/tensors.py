@@ -77,7 +77,7 @@ def decode(buffer: np.ndarray | bytes, where: str) -> tuple[dict[str, np.ndarray
     try:
         return _decode(data)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{where} is not a valid safetensors file ({error}); make or copy it anew") from error
+        raise UserError(f"{where} is not a valid safetensors file ({error}); make it or copy it again") from error
 
 
 def has_its_digest(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bool:

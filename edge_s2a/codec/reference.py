@@ -1,10 +1,10 @@
-"""Slow, plain numpy reference of the codes that training graphs save for the backward pass.
+"""A slow, plain numpy reference of the codes that training graphs save for the backward pass.
 
 A code is an unsigned integer of 1, 2, 4 or 8 bits. Codes are packed along the last axis: with `k = 8 / bits`
-codes a byte, byte `i` of a row of `n` codes holds codes `i`, `i + n/k`, `i + 2n/k`, ..., the first of them in
-the least significant bits. (Parts of a row, not neighbours: a row is cut with one Split, and taken apart again by one
-BitwiseAnd of the row with the bits of each part. Codes that QuantizeLinear makes at 4 bits the engine packs itself,
-neighbours in a byte; no code leaves a graph.)
+codes per byte, byte `i` of a row of `n` codes holds codes `i`, `i + n/k`, `i + 2n/k`, ..., the first of them in
+the least significant bits. (A byte holds codes from different parts of a row, not neighbours, so that one Split cuts
+the row, and one BitwiseAnd of the row with the bits of each part takes it apart again. The engine itself packs codes
+that QuantizeLinear makes at 4 bits, neighbours in a byte; no code leaves a graph.)
 """
 
 import math
@@ -18,7 +18,7 @@ GROUP_SIZE = 32
 SMALLEST_SCALE = np.float32(2.0**-24)
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
-# How far a derivative may lie beyond the outermost level, in steps. Half a step costs nothing in accuracy.
+# How far a derivative may lie beyond the outermost level, in steps. Half a step does not cost accuracy.
 OVERSHOOT = 0.6
 
 
@@ -56,7 +56,7 @@ def uniform_levels(low: float, high: float, bits: int) -> Levels:
 
 
 def apply_parabola(x: np.ndarray, curve: Parabola | None) -> np.ndarray:
-    """The value of the parabola at `x`, in float32; `x` itself without one."""
+    """The value of the parabola at `x`, float32; `x` itself where `curve` is None."""
     if curve is None:
         return x
     shift = np.float32(curve.shift)
@@ -75,7 +75,7 @@ def can_pack(n: int, bits: int) -> bool:
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """uint8 (..., n) with values below 2**bits -> uint8 (..., n * bits / 8). Rows that do not fill
-    whole bytes stay unpacked, one code a byte."""
+    whole bytes stay unpacked, one code per byte."""
     if not can_pack(codes.shape[-1], bits):
         return codes
     per_byte = 8 // bits

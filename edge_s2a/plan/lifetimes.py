@@ -1,4 +1,4 @@
-"""Lifetimes: which buffer exists from which node to which, as data of the artifact."""
+"""Lifetimes: from which node to which each buffer exists, as data of the artifact."""
 
 import json
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Lifetime(NamedTuple):
 
     It is allocated before node `first` runs and freed after node `last` has run. Its size is
     `bytes_per_image * batch + bytes_constant`. kind: "saved" crosses from forward to backward, "weight"
-    is a frozen weight in float32, "segments" is scratch memory that each of the engine's threads takes as much of,
+    is a frozen weight in float32, "segments" is scratch memory that each of the engine's threads takes once,
     "workspace" is everything else.
     """
 
@@ -30,14 +30,14 @@ class Lifetime(NamedTuple):
 
 
 class GraphPlan(NamedTuple):
-    """What one graph puts into the arena: constants for as long as it is loaded, buffers while it runs."""
+    """What one graph puts into the arena: constants while it is loaded, buffers while it runs."""
 
     constant_bytes: int
     lifetimes: list[Lifetime]
 
 
 def with_threads(graphs: dict[str, GraphPlan], threads: int) -> dict[str, GraphPlan]:
-    """The plans of an engine with that many threads; as they are written, plans are those of one."""
+    """The plans of an engine with that many threads; written plans are those of one thread."""
     return {
         name: graph._replace(
             lifetimes=[
@@ -85,5 +85,5 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
                     raise ValueError(f"impossible lifetime {life}")
                 previous = life.first
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise UserError(f"{where} has a malformed memory plan ({error}); pack it anew") from error
+        raise UserError(f"{where} has a malformed memory plan ({error}); repack the model") from error
     return graphs

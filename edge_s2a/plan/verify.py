@@ -1,8 +1,8 @@
 """Checks a memory plan against the graphs that the engine will run, from their ONNX alone.
 
 Independent of the planner (host/targets/), which works on the host's own graphs: at every node a plan must hold at
-least what no engine could do without, and at most what a naive planner takes, which shares nothing and frees nothing
-before its graph has ended. The host checks each artifact when it packs it, the device each that it loads.
+least what every engine needs, and at most what a naive planner takes, which shares nothing and frees nothing before
+its graph has ended. The host checks every artifact that it packs, the device every artifact that it loads.
 """
 
 import bisect
@@ -22,7 +22,7 @@ from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json
 
 MAY_OVERWRITE = {"Relu", "Sigmoid", "Tanh", "Softmax", "Clip", "Identity", "Cast"}
 VIEW = "Reshape"
-# A convolution's windows: copied in a segment a thread, or whole, at most its kernel's area times the image.
+# A convolution's windows: copied in one segment per thread, or whole, at most its kernel's area times the image.
 SEGMENT_BYTES = 64 * 1024
 # Sizes are linear in the batch: what holds for the smallest and for a vast batch holds between.
 BATCHES = (1, 1 << 20)
@@ -38,14 +38,14 @@ def verified_plans(artifact: Artifact) -> dict[str, GraphPlan]:
         graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
         errors = plan_errors(plans, programs, graphs)
     except ValueError as error:
-        raise UserError(f"{where} has a malformed graph ({error}); pack it anew") from error
+        raise UserError(f"{where} has a malformed graph ({error}); repack the model") from error
     if errors:
-        raise CheckError(f"{where}: its memory plan is not that of its graphs: {errors[0]}; pack it anew")
+        raise CheckError(f"{where}: its memory plan is not that of its graphs: {errors[0]}; repack the model")
     return plans
 
 
 def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graphs: list[OnnxGraph]) -> list[str]:
-    """What is wrong with the plans, nothing if they hold. Raises ValueError if programs and graphs disagree."""
+    """The errors of the plans, none if they hold. Raises ValueError if programs and graphs disagree."""
     errors = []
     for name, calls in programs.items():
         plan = plans[name]
@@ -75,7 +75,7 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
 
 def needed_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
     """What must be in memory whatever the engine does: each value from the node that makes it to the last that reads
-    it, views being what they view, and an input that a node may overwrite being gone with it."""
+    it. A view counts as the value it is a view of, and an input that a node may overwrite ends before that node."""
     reads = [reads_of(graph) for graph in graphs]
     starts = node_starts(calls, graphs)
     last_of: dict[str, int] = {}  # the last node that reads a value which passes between calls
@@ -121,8 +121,8 @@ def reads_of(graph: OnnxGraph) -> Reads:
 
 
 def naive_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
-    """What a planner takes that gives every value, also a view and a result, memory of its own until the last call that
-    reads it has ended."""
+    """What a planner takes that gives every value, views and results included, memory of its own until the last call
+    that reads it has ended."""
     lifetimes = []
     readers = last_readers(calls)
     starts = node_starts(calls, graphs)
@@ -142,7 +142,7 @@ def naive_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
 
 
 def scratch_bound(node: OnnxNode, graph: OnnxGraph) -> list[tuple[OnnxType, int]]:
-    """(a type, how many of its tensors) that the node's kernel may take beside its outputs."""
+    """(type, number of tensors of it) that the node's kernel may take in addition to its outputs."""
     result = graph.types[node.outputs[0]]
     if node.operator == "Where":
         return [(result, 2)]
@@ -163,12 +163,12 @@ def node_starts(calls: Program, graphs: list[OnnxGraph]) -> list[int]:
 
 
 def outputs_of(call: Call, graph: OnnxGraph) -> list[tuple[str, str]]:
-    """(name within the graph, the program's name) of what a call makes."""
+    """(name within the graph, the program's name) of each value that a call makes."""
     return list(zip(graph.outputs, call.outputs, strict=True))
 
 
 def placement_errors(plans: dict[str, GraphPlan], batch: int, region_bytes: int) -> list[str]:
-    """What is wrong with the places that the simulated arena gives to the buffers of each program."""
+    """The errors of the places that the simulated arena gives to the buffers of each program."""
     constant_bytes = sum(plan.constant_bytes for plan in plans.values())
     errors = []
     for name, plan in plans.items():
@@ -181,7 +181,7 @@ def placement_errors(plans: dict[str, GraphPlan], batch: int, region_bytes: int)
 
 
 def address_errors(lifetimes: list[Lifetime], batch: int, addresses: list[int], region_bytes: int) -> list[str]:
-    """What is wrong with a placement of buffers in a region: those that reach beyond it, or overlap while both live."""
+    """The errors of a placement of buffers in a region: those that reach beyond it, or overlap while both live."""
     expiring: dict[int, list[tuple[int, int]]] = {}
     placed: list[tuple[int, int]] = []  # (address, end) of live buffers, sorted
     clock, errors = 0, []

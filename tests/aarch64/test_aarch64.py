@@ -164,7 +164,7 @@ def test_a_damaged_file_gets_one_message(on_aarch64, small_artifact, tmp_path):
     data[len(data) // 2] ^= 1
     path = tmp_path / "damaged.s2a"
     path.write_bytes(data)
-    assert_refused(run_command("check", path, **on_aarch64), 4, "copy or pack it anew")
+    assert_refused(run_command("check", path, **on_aarch64), 4, "copy or repack it")
 
 
 @pytest.mark.soak

@@ -94,19 +94,60 @@ def hide_a_graph(model):
     model.graph.node[0].op_type = "If"
 
 
+def bring_functions(model):
+    """A definition of its own for an operator that is allowed."""
+    model.functions.add(name="Add", domain="")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (read_a_file, "a constant that lies in another file"),
         (call_foreign_code, "operator ai.onnx.contrib:PyOp"),
         (hide_a_graph, "operator :If"),
+        (bring_functions, "functions of its own"),
     ],
 )
 @pytest.mark.parametrize("verb", ["check", "plan"])
 def test_a_graph_reaches_no_file_and_no_code(small_artifact, tmp_path, change, message, verb):
     path = with_graph(small_artifact, tmp_path / "hostile.s2a", change)
     options = ["--memory-budget", "400MiB"] if verb == "plan" else []
-    assert_refused(run_command(verb, path, *options), 2, message, "pack it anew")
+    assert_refused(run_command(verb, path, *options), 2, message, "repack the model")
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        onnx.ModelProto(graph=onnx.GraphProto(node=[onnx.NodeProto(op_type="If")])),
+        onnx.ModelProto(graph=onnx.GraphProto(node=[onnx.NodeProto(op_type="Add", domain="ai.onnx.contrib")])),
+    ],
+)
+def test_no_operator_is_smuggled_in_behind_the_graph(small_artifact, fragment):
+    """protobuf merges messages that follow each other: the engine would run the nodes of both graphs."""
+    model = Artifact(small_artifact).read(graph_member(0))
+    both = model + fragment.SerializeToString()
+    assert onnx.load_from_string(both).graph.node[-1] == fragment.graph.node[0]
+    with pytest.raises(ValueError, match="field 7 is given 2 times"):
+        read_onnx_graph(both)
+
+
+def test_no_operator_hides_behind_another_in_its_node(small_artifact):
+    """Of two texts in one field, protobuf takes the last."""
+    model = onnx.load_from_string(Artifact(small_artifact).read(graph_member(0)))
+    before = model.graph.node[0].SerializeToString()
+    both = before + onnx.NodeProto(op_type="If").SerializeToString()
+    assert onnx.NodeProto.FromString(both).op_type == "If"
+    del model.graph.node[1:]
+    with pytest.raises(ValueError, match="field 4 is given 2 times"):
+        read_onnx_graph(wrapped(7, wrapped(1, both)))
+
+
+def wrapped(field: int, message: bytes) -> bytes:
+    """The message as that field of another one."""
+    size, length = len(message), b""
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([field << 3 | 2]) + length + bytes([size]) + message
 
 
 def test_every_operator_that_the_packager_writes_is_allowed(small_artifact):
@@ -125,7 +166,7 @@ def test_members_that_lie_over_each_other_are_refused(small_artifact, tmp_path):
     data[place + 20 : place + 28] = first.file_size.to_bytes(4, "little") * 2
     path = tmp_path / "overlapping.s2a"
     path.write_bytes(data)
-    assert_refused(run_command("inspect", path), 2, "is not a complete .s2a artifact", "copy or pack it anew")
+    assert_refused(run_command("inspect", path), 2, "is not a complete .s2a artifact", "copy or repack it")
 
 
 def test_no_pickle_on_the_device():

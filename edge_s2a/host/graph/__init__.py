@@ -1,0 +1,1 @@
+"""From a captured torch computation to graphs of ONNX operators: builder, lowerings, passes, cut into pieces."""

@@ -1,6 +1,6 @@
-"""A graph under construction: the building blocks that lowerings put ONNX nodes together from.
+"""A graph under construction: the building blocks of which lowerings make ONNX nodes.
 
-Made for little memory: views are Reshape, which moves nothing; transposes disappear into the products that read
+Built for little memory: views are Reshape, which moves nothing; transposes disappear into the products that read
 them; a frozen weight is dequantised before each use, so that no float copy of it outlives its product.
 """
 
@@ -115,9 +115,10 @@ class GraphBuilder:
         return self.emit_as(result, "Cast", members, to=FLOAT32)
 
     def dequantized_blocks(self, packed: str, scale: str, shape: tuple[Dimension, ...]) -> str:
-        """What quantize_blocks made, in float32. Codes are unpacked to a byte each: onnxruntime 1.19 cannot bind a
-        tensor of type UINT4 to mapped memory, and 1.32 dequantises one more slowly than bytes (8 against 2 ms for a
-        matrix of 768 x 3072), as it does blocks that are given by `block_size` instead of a view."""
+        """The float32 weight of which `quantize_blocks` made `packed` and `scale`. Codes are unpacked to a byte each:
+        onnxruntime 1.19 cannot bind a tensor of type UINT4 to mapped memory, and 1.32 dequantises one more slowly than
+        bytes (8 against 2 ms for a matrix of 768 x 3072), and so it does blocks given by `block_size` instead of a
+        view."""
         half, blocks = fixed(self.types[packed].shape[0]), fixed(self.types[scale].shape[0])
         part = TensorType(UINT8, (half,))
         low = self.emit("BitwiseAnd", [packed, self.constant(15, UINT8)], part)

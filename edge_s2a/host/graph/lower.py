@@ -1,6 +1,6 @@
 """Lowers a captured torch computation to a graph of ONNX operators.
 
-Each ATen operator has a function in `lowerings`. What depends on constants alone is computed here and now.
+Each ATen operator has a function in `lowerings`. Values that depend on constants alone are computed at once.
 """
 
 from typing import Any
@@ -143,8 +143,8 @@ class Lowering:
 
 
 def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that results depend on. The gradient of a frozen convolution names an input of which it reads
-    no value."""
+    """The nodes that results depend on. The gradient of a frozen convolution names its input and reads only the shape
+    of that."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         if node.op != "output" and node not in needed and not is_in_place(node.target):

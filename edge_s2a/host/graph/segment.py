@@ -1,4 +1,4 @@
-"""Cuts a graph into pieces, equal ones being one graph that is called several times.
+"""Cuts a graph into pieces; equal pieces become one graph that is called several times.
 
 A backbone repeats its blocks, forward and backward, and so do the nodes of its graph in execution order. Each node
 costs the engine 4 to 5 kB, so a ViT of twelve blocks loads in a tenth of the memory when a block is one graph.
@@ -31,7 +31,7 @@ class Segmented(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some nodes of a graph, and the values that they give to other pieces or as results."""
+    """Some nodes of a graph, and the values that they pass to other pieces or give as results."""
 
     graph: Graph
     nodes: list[Node]
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 def segment(graphs: dict[str, Graph]) -> Segmented:
-    """Cuts `graphs`, after all passes. Ensures that what passes between pieces is no view."""
+    """Cuts `graphs`, after all passes. Ensures that no view passes between pieces."""
     pieces = {name: [(text_of(piece), piece) for piece in pieces_of(graph)] for name, graph in graphs.items()}
     alike: dict[str, list[Piece]] = {}
     for text, piece in (entry for parts in pieces.values() for entry in parts):
@@ -60,7 +60,7 @@ def segment(graphs: dict[str, Graph]) -> Segmented:
 
 
 def pieces_of(graph: Graph) -> list[Piece]:
-    """The pieces in order. A view of another piece's value is made again where it is read."""
+    """The pieces in order. A view of another piece's value is repeated where it is read."""
     limits = cuts(graph)
     viewed = {node.outputs[0]: node for node in graph.nodes if node.operator == VIEW}
     parts: list[list[Node]] = []
@@ -81,7 +81,7 @@ def pieces_of(graph: Graph) -> list[Piece]:
     for nodes, read in zip(reversed(parts), reversed(reads), strict=True):
         written = dict.fromkeys(name for node in nodes for name in node.outputs if name)
         outputs = [name for name in written if name in needed and (name in graph.outputs or name not in viewed)]
-        # Views that only other pieces read are made there.
+        # Views that only other pieces read are repeated there.
         used = read.union(outputs)
         nodes = [node for node in nodes if node.operator != VIEW or node.outputs[0] in used]
         pieces.append(Piece(graph, nodes, outputs))
@@ -93,7 +93,7 @@ def pieces_of(graph: Graph) -> list[Piece]:
 
 
 def text_of(piece: Piece) -> str:
-    """Equal for pieces that compute the same, but for the values of float constants."""
+    """A text that is equal for pieces that compute the same up to the values of float constants."""
     numbers: dict[str, int] = {}
     graph = piece.graph
 
@@ -131,14 +131,14 @@ def constants_read(piece: Piece) -> list[tuple[Place, str]]:
 
 
 def varying_constants(group: list[Piece]) -> set[Place]:
-    """Where float constants are read that are not the same in all pieces of the group: fitted levels of a layer."""
+    """The places that read float constants which differ between pieces of the group, as fitted levels of a layer do."""
     reads = [constants_read(piece) for piece in group]
     return {place for (place, name), *others in zip(*reads, strict=True) if any(other != name for _, other in others)}
 
 
 def inputs_of(piece: Piece, varying: set[Place]) -> list[tuple[Place, str]]:
-    """((node, input) of the first read, name) of what the piece reads from outside, in the order of reading; a
-    constant at each varying place counts anew."""
+    """(place of the first read, name) of each value that the piece reads from outside, in the order of reading; the
+    constant at each varying place counts separately."""
     seen = {name for node in piece.nodes for name in node.outputs}
     inputs = []
     for index, node in enumerate(piece.nodes):
@@ -152,7 +152,7 @@ def inputs_of(piece: Piece, varying: set[Place]) -> list[tuple[Place, str]]:
 
 
 def canonical(piece: Piece, varying: set[Place], number: int) -> Graph:
-    """The piece as a graph of its own, its values numbered."""
+    """The piece as a graph of its own, with numbered values."""
     graph = piece.graph
     names: dict[str, str] = {}
     types: dict[str, TensorType] = {}
@@ -189,8 +189,8 @@ def canonical(piece: Piece, varying: set[Place], number: int) -> Graph:
 def cuts(graph: Graph) -> list[tuple[int, int]]:
     """The [start, end) of each piece, in order and without gaps. A piece is forward or backward.
 
-    A piece holds what it reads until it is done, so pieces end wherever little passes on: between a block's attention
-    and its MLP, too.
+    A piece holds what it reads until it is done, so pieces end wherever few bytes pass on, including between a block's
+    attention and its MLP.
     """
     signatures = node_signatures(graph)
     crossing = crossing_bytes(graph)
@@ -209,7 +209,7 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
         return [*divide(start, first), *repeats, last, *divide(last, end)]
 
     def inner_cuts(start: int, end: int) -> list[int]:
-        """Places where no more passes on than at either end."""
+        """Places where no more bytes pass on than at either end."""
         limit = max(crossing[start], crossing[end])
         found = [start]
         for place in range(start + SMALLEST_PIECE, end - SMALLEST_PIECE + 1):
@@ -224,7 +224,7 @@ def cuts(graph: Graph) -> list[tuple[int, int]]:
 
 
 def node_signatures(graph: Graph) -> np.ndarray:
-    """int64 (nodes,): equal for nodes that do the same with values of the same types."""
+    """int64 (nodes,): equal for nodes that do the same to values of the same types."""
     numbers: dict[str, int] = {}
 
     def word(name: str) -> object:
@@ -237,8 +237,8 @@ def node_signatures(graph: Graph) -> np.ndarray:
 
 
 def longest_repeat(signatures: np.ndarray) -> tuple[int, int, int, int]:
-    """(start, period, count, slack) of the repetition side by side that saves most nodes, (count - 1) x period. It
-    may as well begin at any of the `slack` nodes after `start`."""
+    """(start, period, count, slack) of the contiguous repetition that saves most nodes, (count - 1) x period. It could
+    as well begin at any of the `slack` nodes after `start`."""
     best = (0, 1, 1, 0)
     for period in range(1, len(signatures) // 2 + 1):
         equal = np.concatenate([[False], signatures[:-period] == signatures[period:], [False]])
@@ -255,8 +255,8 @@ def longest_repeat(signatures: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def crossing_bytes(graph: Graph) -> list[int]:
-    """For each place between two nodes, the bytes of what is made before it and read after it; views are free, and so
-    is what the backward pass reads of the forward pass, for it is there anyway."""
+    """For each place between two nodes, the bytes of the values made before it and read after it. Views are free, and
+    so are values of the forward pass that the backward pass reads, for they are in memory anyway."""
     made: dict[str, int] = {}
     last: dict[str, int] = {}
     origin: dict[str, str] = {}

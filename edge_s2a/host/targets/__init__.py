@@ -1,0 +1,1 @@
+"""Engines that a graph is written for, one package each."""

@@ -149,7 +149,7 @@ def levels_of_multiple(levels: Levels, factor: float) -> Levels:
 
 
 def apply_parabola(x: Tensor, curve: Parabola | None) -> Tensor:
-    """The value of the parabola at `x`; `x` itself without one."""
+    """The value of the parabola at `x`; `x` itself where `curve` is None."""
     if curve is None:
         return x
     return (x + curve.shift if curve.sign > 0 else curve.shift - x) * x

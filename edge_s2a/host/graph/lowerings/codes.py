@@ -1,7 +1,7 @@
-"""Codes of saved tensors: quantising, packing and back.
+"""Codes of saved tensors: quantising, packing, and back.
 
-Codes of 4 bits are ONNX's type uint4, of which the engine keeps two in a byte: quantising packs them, and packing is
-nothing. The engine has no view of that type, so quantised and packed shape must be the same.
+Codes of 4 bits are of ONNX's type uint4, of which the engine keeps two in a byte: quantising packs them, and packing
+does nothing. The engine has no view of that type, so the quantised and the packed shape must be the same.
 """
 
 import numpy as np
@@ -51,7 +51,8 @@ def _pack(graph: GraphBuilder, node: fx.Node, codes: str, bits: int) -> str:
 
 @lowers(torch.ops.edge_s2a.pack_positive.default)
 def _pack_positive(graph: GraphBuilder, node: fx.Node, x: str) -> str:
-    """All bits of a byte or none; of these each part keeps the bit that is its own, and then they are joined."""
+    """Each value becomes a byte of all bits or none; each part of a row keeps the bit that is its own, and the parts
+    are joined."""
     packed = result_type(node)
     *rows, width = packed.shape
     inputs = [x, graph.constant(POSITIVE_STEP, np.float32), graph.constant(0, UINT8)]
@@ -67,7 +68,7 @@ def _pack_positive(graph: GraphBuilder, node: fx.Node, x: str) -> str:
 
 @lowers(torch.ops.edge_s2a.dequantize_packed.default)
 def _dequantize_packed(graph: GraphBuilder, node: fx.Node, packed: str, step: float, zero: int, bits: int) -> str:
-    """Each part of a row stays in the bits it has in a byte; its step and zero are those of these bits."""
+    """Each part of a row stays in the bits that it has in a byte; its step and zero are scaled for these bits."""
     *rows, width = graph.types[packed].shape
     places = (*rows, 8 // bits, width)
     column = graph.reshape(packed, (*rows, 1, width))
@@ -81,7 +82,7 @@ def _dequantize_packed(graph: GraphBuilder, node: fx.Node, packed: str, step: fl
 
 
 def masks(bits: int) -> np.ndarray:
-    """uint8 (8 / bits, 1): where in a byte the code of each part of a row is."""
+    """uint8 (8 / bits, 1): the bits of a byte that hold the code of each part of a row."""
     return ((2**bits - 1) << np.arange(0, 8, bits)).astype(np.uint8)[:, None]
 
 

@@ -114,8 +114,8 @@ def input_gradient(
 
 
 def turned_kernel(graph: GraphBuilder, weight: str, is_depthwise: bool) -> str:
-    """The kernel (outputs, inputs, height, width) turned by 180 degrees, (inputs, outputs, height, width); of a
-    depthwise one the channels stay where they are."""
+    """The kernel (outputs, inputs, height, width) turned by 180 degrees: (inputs, outputs, height, width). The channels
+    of a depthwise kernel keep their order."""
     kind = graph.types[weight]
     inputs = [graph.constant(values, np.int64) for values in ([-1, -1], [-(2**31)] * 2, [2, 3], [-1, -1])]
     turned = graph.emit("Slice", [weight, *inputs], kind)
@@ -135,8 +135,8 @@ def weight_gradient(
     dilation: list[int],
     groups: int,
 ) -> str:
-    """For each place in the kernel, the sum over positions of the gradient times the input there: the input,
-    cut to where that place of the kernel lies on it. The kernels that are trained are small."""
+    """For each place in the kernel, the sum over positions of the gradient times the input that this place lies on.
+    That is one node or more per place: the kernels that are trained are small."""
     outputs, rows, columns = fixed_sizes(graph.types[grad].shape[1:])
     _, channels, *kernel = fixed_sizes(result.shape)
     x = padded(graph, x, padding)
@@ -159,8 +159,8 @@ def weight_gradient(
 
 
 def depthwise_weight_gradient(graph: GraphBuilder, grad: str, x: str, result: TensorType) -> str:
-    """The same for a row of the kernel at a time. With X the rows of the input that lie under it, and G the gradient,
-    of one channel of an image: M = XT G holds at [c + j, c] what place j of the row has in common with column c. The
+    """`weight_gradient`, one row of the kernel at a time. With X the rows of the input that lie under it, and G the
+    gradient, of one channel of an image: place j of the row is the sum of M = XT G over the diagonal [c + j, c]. The
     sums of these diagonals are a product with a constant."""
     dtype, (batch, *sizes) = graph.types[grad]
     channels, rows, columns = fixed_sizes(tuple(sizes))

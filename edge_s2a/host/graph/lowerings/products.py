@@ -49,7 +49,7 @@ def _bmm(graph: GraphBuilder, node: fx.Node, a: str, b: str) -> str:
 
 # -- int8 ----------------------------------------------------------------------------------------------
 
-ZERO = 128  # of the left matrix's codes: products of uint8 and int8 are fast everywhere, of int8 and int8 on Arm alone
+ZERO = 128  # of the left matrix's codes: products of uint8 and int8 are fast everywhere, of int8 and int8 only on Arm
 
 
 @lowers(torch.ops.edge_s2a.int8_product.default)
@@ -68,11 +68,11 @@ def _int8_product_of_gradient(graph: GraphBuilder, node: fx.Node, grad: str, wei
 
 
 def _product_of_rows(graph: GraphBuilder, x: str, right: str, right_scale: str, result: TensorType) -> str:
-    """x float32 (rows, n) in uint8 codes with a scale for each row, times `right` int8 (n, columns)."""
+    """x float32 (rows, n), rounded to uint8 codes with a scale for each row, times `right` int8 (n, columns)."""
     rows, n = graph.types[x].shape
     column, vector = TensorType(FLOAT32, (rows, 1)), TensorType(FLOAT32, (rows,))
     axis, one, zero = graph.constant([-1], np.int64), graph.constant(1, np.float32), graph.constant(ZERO, UINT8)
-    # Two reductions and no magnitudes, which would take as much memory as x.
+    # Two reductions instead of magnitudes, which would take as much memory as x.
     highest = graph.emit("ReduceMax", [x, axis], column, keepdims=1)
     lowest = graph.emit("ReduceMin", [x, axis], column, keepdims=1)
     negated = graph.emit("Neg", [lowest], column)
@@ -80,7 +80,7 @@ def _product_of_rows(graph: GraphBuilder, x: str, right: str, right_scale: str, 
     magnitude = graph.emit("Max", [highest, negated], column)
     magnitude = graph.emit("Max", [magnitude, graph.scalar(SMALLEST_ROW, beside=magnitude)], column)
     scale = graph.emit("Mul", [magnitude, graph.scalar(1 / LARGEST_CODE, beside=magnitude)], column)
-    # A zero point for each row, too. Expand would need a Shape, which the engine runs before all other nodes.
+    # A zero point for each row. Expand would need a Shape, which the engine runs before all other nodes.
     scales = graph.reshape(scale, vector.shape)
     zeros = graph.emit("Mul", [scales, graph.constant(0, np.float32)], vector)
     zeros = graph.emit("QuantizeLinear", [zeros, one, zero], TensorType(UINT8, vector.shape))

@@ -133,7 +133,7 @@ def _repeat(graph: GraphBuilder, node: fx.Node, x: str, counts: list[int]) -> st
 
 @lowers(aten.roll.default)
 def _roll(graph: GraphBuilder, node: fx.Node, x: str, shifts: list[int], axes: list[int]) -> str:
-    """Each axis is cut where its end comes to stand and the parts change places."""
+    """Each axis is cut in two, and the parts change places."""
     for shift, axis in zip(shifts, axes, strict=True):
         shape = graph.types[x].shape
         size = fixed(shape[axis])
@@ -159,7 +159,7 @@ def _flip(graph: GraphBuilder, node: fx.Node, x: str, axes: list[int]) -> str:
 
 @lowers(aten.constant_pad_nd.default)
 def _constant_pad(graph: GraphBuilder, node: fx.Node, x: str, padding: list[int], value: float = 0) -> str:
-    """padding: (before, after) from the last axis on; a negative one cuts off."""
+    """padding: (before, after) of each axis, the last axis first; a negative one cuts off."""
     result = result_type(node)
     rank = len(result.shape)
     before, after = [0] * rank, [0] * rank
@@ -217,7 +217,7 @@ def _index(graph: GraphBuilder, node: fx.Node, x: str, indices: list[str | None]
 def _index_put(
     graph: GraphBuilder, node: fx.Node, x: str, indices: list[str | None], values: str, accumulate: bool = False
 ) -> str:
-    """Gradient of `_index` by one vector."""
+    """The gradient of `_index` by one vector."""
     axis, index = only_index(indices)
     dtype, shape = graph.types[index]
     if not accumulate or (axis and len(shape) != 1):

@@ -1,1 +1,1 @@
-"""Rewrites of the graph between lowering and ONNX, one pass a file. Each takes a graph and returns it."""
+"""Rewrites of a graph between lowering and ONNX, one pass per file. Each takes a graph and returns it."""

@@ -10,7 +10,7 @@ def remove_dead_code(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if not needed.intersection(node.outputs):
             continue
-        # Split must name all of its outputs; the engine frees unread ones at once.
+        # Split must name all of its outputs; the engine frees those that are not read at once.
         if node.operator != "Split":
             node.outputs = [name if name in needed else "" for name in node.outputs]
             while not node.outputs[-1]:

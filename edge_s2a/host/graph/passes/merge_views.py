@@ -1,12 +1,12 @@
-"""Makes each Reshape a view of what some operator wrote, instead of a view of a view."""
+"""Makes each Reshape a view of what another operator wrote, instead of a view of a view."""
 
 from edge_s2a.host.graph.ir import VIEW, Graph, TensorType
 
 
 def merge_views(graph: Graph) -> Graph:
-    """Ensures that no Reshape reads the output of a Reshape, that none leaves the shape as it is, and that no two give
-    the same value the same shape, but for the graph's outputs. A node takes the engine 4 kB, also one that does
-    nothing."""
+    """Ensures that no Reshape reads the output of a Reshape, that none leaves the shape unchanged, and that no two give
+    the same value the same shape, except for the graph's outputs. Each node takes 4 kB of the engine, even one that
+    does nothing."""
     origins: dict[str, str] = {}  # view -> the value that it is a view of
     views: dict[tuple[str, TensorType], str] = {}
     renamed: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Computes anew, in the backward pass, what depends on no image and no trained tensor."""
+"""Recomputes, in the backward pass, values that depend on no image and no trained tensor."""
 
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.host.graph.ir import Graph, Node
@@ -8,8 +8,8 @@ SMALL_BYTES = 1024
 
 
 def rematerialize_constants(graph: Graph, variables: set[str]) -> Graph:
-    """Ensures that nothing that depends on weights, constants and the batch size alone crosses from the forward to
-    the backward pass, if it grows with the batch or takes more than SMALL_BYTES.
+    """Ensures that no value that depends on weights, constants and the batch size alone crosses from the forward to
+    the backward pass if it grows with the batch or takes more than SMALL_BYTES.
 
     variables: the graph's inputs that change from run to run.
     """

@@ -55,7 +55,7 @@ def group_norm(
 
 
 def affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """y weight + bias, which the backward pass computes anew from `y` where it needs it."""
+    """y weight + bias, which the backward pass recomputes from `y` where it needs it."""
 
     def function(y: Tensor) -> Tensor:
         y = y if weight is None else y * weight
