@@ -18,7 +18,8 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.dataset import load_pixels, open_dataset
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
-from edge_s2a.host.sources.timm import create_model, preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import create_model
 
 DEMO = Path(__file__).parent / "demo"
 WEIGHTS, DESCRIPTION = DEMO / "vit_demo.safetensors", DEMO / "vit_demo.json"

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.errors import UserError
-from edge_s2a.host.adapters.inject import parse_adapter
+from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.pack import Options, package
 
 
@@ -36,9 +36,9 @@ def pack(
     artifact says of itself: trained and total parameters, bytes saved for the backward pass an image, and more.
 
     num_classes or labels: of the new head. weights: a safetensors file, or a torch file of tensors; pretrained: timm's
-    own, which are downloaded; without either they are random. model_kwargs: passed to timm. adapter: structural
-    modules joined by "+": bias, prompt, side, lowrank; or s2a. saved_bits: 2, 4, 8, 32 or "auto", which needs
-    calibration, a folder of images of your kind. levels: "uniform", "fitted" or "best". weight_format: "fp32", "fp16",
+    own, which are downloaded; without either they are random. model_kwargs: passed to timm. adapter: one or more
+    of bias, prompt, side, lowrank, joined by "+" and with options as in "lowrank:rank=4"; s2a for bias+prompt+side, or
+    head. saved_bits: 2, 4, 8, 32 or "auto", which needs calibration, a folder of images of your kind. levels: "uniform", "fitted" or "best". weight_format: "fp32", "fp16",
     "int8" or "int4". compute: "fp32", "int8" or "auto". sign: a PEM file with an Ed25519 private key.
 
     >>> import edge_s2a

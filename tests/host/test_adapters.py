@@ -7,7 +7,8 @@ from torch.func import functional_call
 
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.blocks import blocks_of
-from edge_s2a.host.adapters.inject import inject, parse_adapter
+from edge_s2a.host.adapters.inject import inject
+from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.sources.timm import classifier_names, create_model
 from edge_s2a.host.trace.capture import observe_saved_tensors

@@ -6,10 +6,12 @@ What such a folder holds is not specified but by onnxruntime's own `generate_art
 engine, so there is no budget.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
+from numpy.typing import DTypeLike
 from onnx import TensorProto, ValueInfoProto, helper
 
 from edge_s2a.artifact.archive import Artifact
@@ -105,7 +107,7 @@ def parameter_inputs(parameters: dict[str, np.ndarray]) -> dict[str, ValueInfoPr
     return {name: tensor(name, array.dtype, array.shape) for name, array in parameters.items()}
 
 
-def tensor(name: str, dtype, shape) -> ValueInfoProto:
+def tensor(name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [*shape])
 
 
