@@ -1,14 +1,16 @@
 """Injects adapters into a model and says which of its tensors are trained."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from edge_s2a.host.adapters.blocks import blocks_of
-from edge_s2a.host.adapters.kind import Backbone, Starts
-from edge_s2a.host.adapters.registry import choices
+from edge_s2a.errors import UserError
+from edge_s2a.host.adapters.blocks import Block, NoBlocksError, blocks_of
+from edge_s2a.host.adapters.kind import Backbone, Kind, Starts
+from edge_s2a.host.adapters.registry import IMPLIED, KINDS, choices
 
 
 def inject(
@@ -26,12 +28,23 @@ def inject(
     for kinds that do not exist or do not suit the model.
     """
     chosen = choices(kinds, where)
-    blocks = blocks_of(model, image_shape) if any(kind.reads_blocks for kind, _ in chosen) else []
+    blocks = blocks_for([kind for kind, _ in chosen], model, image_shape)
     backbone = Backbone(model, image_shape, classes, blocks, torch.Generator().manual_seed(seed))
     trained = {name for kind, options in chosen for name in kind.inject(backbone, options)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     return used_parameters(model, image_shape)
+
+
+def blocks_for(kinds: Sequence[Kind[Any]], model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
+    """The blocks of `model` if one of `kinds` reads them. Raises UserError if the model has none."""
+    if not any(kind.reads_blocks for kind in kinds):
+        return []
+    try:
+        return blocks_of(model, image_shape)
+    except NoBlocksError as error:
+        without = "+".join(kind.name for kind in KINDS if not kind.reads_blocks and kind is not IMPLIED)
+        raise UserError(f"{error}; use --adapter {without}, which needs none") from error
 
 
 def used_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ few bits.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from timm.layers import LayerNorm2d, RmsNorm
@@ -23,7 +23,7 @@ from edge_s2a.host.adapters.kind import Backbone, Kind, Starts, parameters_below
 
 NORM_RANK = 2
 BLOCK_RANK = 4  # the input of a block is richer than that of a branch, and there are fewer of them
-Norm = nn.LayerNorm | RmsNorm
+Norm: TypeAlias = nn.LayerNorm | RmsNorm
 # Where blocks of timm add a branch to their residual: (norm that feeds the branch, module at its end).
 BRANCHES = (("norm1", "drop_path1"), ("norm2", "drop_path2"), ("norm", "drop_path"))
 

@@ -28,9 +28,8 @@ def split_features(graphs: dict[str, Graph], trained: set[str], frozen_parameter
     """
     inference, training = graphs["inference"], graphs["training"]
     tapped = features_of(inference, trained)
-    if acts_within(inference, trained, frozen_parameters) or not all(
-        isinstance(inference.types[value].shape[0], Batch) for value in tapped
-    ):
+    is_batched = all(isinstance(inference.types[value].shape[0], Batch) for value in tapped)
+    if not is_batched or acts_within(inference, trained, frozen_parameters):
         return graphs
     digests = value_digests(inference)
     names = {digests[value]: feature(number) for number, value in enumerate(tapped)}
