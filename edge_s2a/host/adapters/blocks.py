@@ -55,8 +55,8 @@ def blocks_of(model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
 
 
 def candidates(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of the items of all sequences, except items that are sequences themselves; a stage, which holds its
-    own sequence under one of the usual names, is taken apart."""
+    """(name, module) of the items of all sequences, except items that are sequences themselves; a stage, which holds
+    its own sequence under one of the usual names, is taken apart."""
     for name, child in module.named_children():
         if name.startswith(OUTSIDE):
             continue
