@@ -93,8 +93,8 @@ def keep_features(options: TrainOptions, trainer: Trainer, progress: Progress) -
     limit_bytes, reason = options.feature_cache, None
     if not trainer.manifest.features:
         reason = (
-            "the adapter acts in the backbone, whose features change from step to step; leave it out, or repack with an "
-            "adapter that acts only behind or beside the backbone (docs/how-to/adapter.md)"
+            "the adapter acts in the backbone, whose features change from step to step; leave it out, or repack with "
+            "an adapter that acts only behind or beside the backbone (docs/how-to/adapter.md)"
         )
     elif options.augment == "crop":
         reason = "--augment crop shows another part of an image each time; leave one of the two out"
