@@ -1,7 +1,8 @@
-"""Exports a tuned model and compares what was written with what the runtime computes."""
+"""Exports a tuned model and compares its logits with the runtime's."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -24,8 +25,8 @@ from edge_s2a.host.export.torch_state import export_torch
 from edge_s2a.host.golden import normalized
 
 FORMATS = ("onnx", "timm", "torch", "peft", "ort-training")
-# Of the logits, relative to the largest: engines differ in the order of their sums, and float32 differs from products
-# in int8 by what `check` bears for these.
+# Error of the logits, relative to the largest: engines sum in different orders, and float32 differs from products in
+# int8 by as much as `check` tolerates.
 LARGEST_ERROR, LARGEST_ERROR_OF_INT8 = 1e-3, 0.2
 
 
@@ -36,18 +37,19 @@ def export(
     format: str = "onnx",
     int8: bool = False,
     threads: int | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Writes the tuned model to `output`, a file, or a folder for the formats "peft" and "ort-training".
 
-    adapter: RUN/best.safetensors. int8: of "onnx", frozen weights as the artifact holds them. Returns {"format",
-    "output", "relative_error"}: how far logits of the artifact's golden images are from the runtime's, None for "peft",
-    which only PEFT can run. Raises UserError for what the format cannot hold, CheckError where logits differ.
+    adapter: for example RUN/best.safetensors. int8: for "onnx" only, keeps frozen weights as the artifact holds them.
+    Returns {"format", "output", "relative_error"}: the error of the logits of the artifact's golden images against the
+    runtime's, None for "peft", which only PEFT can run. Raises UserError for an adapter that the format cannot hold,
+    CheckError if logits differ.
     """
     artifact, adapter, output = Path(artifact), Path(adapter), Path(output)
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
     if int8 and format != "onnx":
-        raise UserError(f"int8 weights are for the format onnx, not for {format}; leave --int8 away")
+        raise UserError(f"int8 weights are for the format onnx, not for {format}; leave out --int8")
     engine_settings = EngineSettings(threads or default_threads())
     runtime, classes = load_adapted(artifact, adapter, parse_budget("auto"), engine_settings)
     opened = runtime.artifact

@@ -1,10 +1,11 @@
-"""The embedded default, end to end: pack the small ViT that ships with the project, fine-tune it on real
-handwriting under a memory budget, and compare with a linear probe."""
+"""The quick start, end to end: packs the small ViT that ships with the project, fine-tunes it on real handwriting
+within a memory budget, and compares it with a linear probe."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.dataset import load_pixels, open_dataset
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
-from edge_s2a.host.sources.timm import create_model, preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import create_model
 
 DEMO = Path(__file__).parent / "demo"
 WEIGHTS, DESCRIPTION = DEMO / "vit_demo.safetensors", DEMO / "vit_demo.json"
@@ -34,8 +36,8 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool)
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def command(*arguments) -> dict:
-        return run_verb(*arguments, *(["--quiet"] if quiet else []))
+    def command(*arguments: object) -> dict[str, Any]:
+        return run_command(*arguments, *(["--quiet"] if quiet else []))
 
     data, artifact, run = output / "digits", output / "demo.s2a", output / "run"
     model = json.loads(DESCRIPTION.read_text())
@@ -67,8 +69,8 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool)
     return 0
 
 
-def run_verb(*arguments) -> dict:
-    """Runs a verb as a user would, in a process of its own, and returns its JSON."""
+def run_command(*arguments: object) -> dict[str, Any]:
+    """Runs a command as a user would, in a process of its own, and returns its JSON."""
     words = [sys.executable, "-m", "edge_s2a", *map(str, arguments), "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
     if done.returncode:
@@ -96,9 +98,9 @@ def write_initial_adapter(path: Path, output: Path) -> None:
 
 
 @torch.inference_mode()
-def linear_probe(description: dict, data: Path) -> float:
+def linear_probe(description: dict[str, Any], data: Path) -> float:
     """Validation accuracy of logistic regression on the frozen model's features."""
-    model = create_model(description["model"], description["model_kwargs"], CLASSES, None, WEIGHTS, False, 0)
+    model: Any = create_model(description["model"], description["model_kwargs"], CLASSES, None, WEIGHTS, False, 0)
     preprocessing = preprocessing_of(model, None)
     sets = []
     for split in ("train", "val"):
@@ -110,7 +112,7 @@ def linear_probe(description: dict, data: Path) -> float:
     return float(probe.score(*sets[1]))
 
 
-def report(result: dict, as_json: bool) -> None:
+def report(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return

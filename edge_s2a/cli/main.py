@@ -131,7 +131,8 @@ def add_pack(verbs) -> None:
     parser.add_argument("--image-size", type=positive(int), help="side of the input, if not the model's own")
     parser.add_argument(
         "--adapter", default="bias", metavar="KIND[+KIND...]",
-        help="structural modules to train: bias, prompt, side, lowrank, or s2a for bias+prompt+side",
+        help="what to train beside the head: bias, prompt, side, lowrank, s2a for bias+prompt+side; or head for "
+        "nothing else. prompt, side and lowrank take options, for example lowrank:rank=4",
     )  # fmt: skip
     parser.add_argument(
         "--saved-bits", default="4", choices=["2", "4", "8", "32", "auto"],
@@ -255,7 +256,7 @@ def describe(options, path: Path) -> int:
                 f"{manifest.num_classes}" + (f": {', '.join(manifest.labels)}" if manifest.labels else ""),
             ),
             ("signed", "yes; --require-signature verifies it" if artifact.signature else "no"),
-            ("adapter", f"{'+'.join(manifest.adapter)} and head"),
+            ("adapter", " and ".join(dict.fromkeys(["+".join(manifest.adapter), "head"]))),  # head alone: once
             ("trainable", f"{trainable} of {total} parameters ({100 * trainable / total:.2f} %)"),
             (
                 "frozen weights",
@@ -419,7 +420,7 @@ def add_train(verbs) -> None:
     parser.add_argument(
         "--feature-cache",
         metavar="SIZE",
-        help="of RUN/features.cache, for artifacts of --adapter side: epochs after the first leave the backbone out; "
+        help="of RUN/features.cache, for artifacts with kept features (inspect): later epochs leave the backbone out; "
         "default: 512MiB; 0: none",
     )
     parser.add_argument("--seed", type=whole, default=0, help="of image order and augmentation")

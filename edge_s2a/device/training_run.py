@@ -92,12 +92,15 @@ def keep_features(options: TrainOptions, trainer: Trainer, progress: Progress) -
     asks for that and they do."""
     limit_bytes, reason = options.feature_cache, None
     if not trainer.manifest.features:
-        reason = "adapters act in the backbone, so its features change from step to step"
+        reason = (
+            "the adapter acts in the backbone, whose features change from step to step; leave it out, or repack with "
+            "an adapter that acts only behind or beside the backbone (docs/how-to/adapter.md)"
+        )
     elif options.augment == "crop":
-        reason = "--augment crop shows another part of an image each time"
+        reason = "--augment crop shows another part of an image each time; leave one of the two out"
     if reason is not None:
         if limit_bytes:
-            raise UserError(f"--feature-cache: {reason}; leave it out, or pack with --adapter side")
+            raise UserError(f"--feature-cache: {reason}")
         return
     limit_bytes = DEFAULT_CACHE_BYTES if limit_bytes is None else limit_bytes
     if not limit_bytes:

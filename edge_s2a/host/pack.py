@@ -13,10 +13,9 @@ from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.signature import load_private_key
-from edge_s2a.host.adapters.inject import inject
-from edge_s2a.host.adapters.lowrank import low_rank_maps
+from edge_s2a.host.adapters.inject import inject, starts_of
 from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
-from edge_s2a.host.graph.frozen_prefix import BESIDE_THE_BACKBONE, shapes_of_features, split_features
+from edge_s2a.host.graph.frozen_prefix import shapes_of_features, split_features
 from edge_s2a.host.graph.ir import Graph
 from edge_s2a.host.graph.lower import lower
 from edge_s2a.host.graph.passes.dead_code import remove_dead_code
@@ -28,7 +27,8 @@ from edge_s2a.host.scheme.allocate import choose_scheme
 from edge_s2a.host.scheme.calibration import calibration_images
 from edge_s2a.host.scheme.compute import choose_int8_layers
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
-from edge_s2a.host.sources.timm import create_model, head_layers, preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import create_model
 from edge_s2a.host.targets.onnxruntime.emit import to_onnx
 from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes, plan_program, saved_bytes_per_image
 from edge_s2a.host.trace.capture import Captured, capture_inference, capture_training, observe_saved_tensors
@@ -47,7 +47,7 @@ CALIBRATION_BATCH = 16
 
 @dataclass(frozen=True)
 class Options:
-    """What to pack; see `edge-s2a pack --help`."""
+    """What to pack, and how; see `edge-s2a pack --help`."""
 
     model_name: str
     num_classes: int
@@ -58,7 +58,7 @@ class Options:
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    adapter_kinds: Sequence[str] = ("bias",)
+    adapter_kinds: Sequence[str] = ("bias",)  # as host.adapters.registry.parse_adapter returns them
     saved_bits: str = "4"
     levels: str = "best"
     calibration: Path | None = None
@@ -70,7 +70,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model that is ready to be trained: with adapter, rounded weights, and the scheme of its saved tensors."""
+    """A model ready to be trained: with its adapter, rounded weights, and a scheme for its saved tensors."""
 
     model: nn.Module
     preprocessing: Preprocessing
@@ -82,7 +82,8 @@ class Adapted:
 
 def package(options: Options, output: Path) -> Manifest:
     """Writes the artifact `output`: training and inference graph, frozen weights, initial adapter, golden
-    step, memory plan and manifest (docs/FORMAT.md). Raises UserError for anything the user can mend.
+    step, memory plan and manifest (docs/FORMAT.md). Returns the manifest. Raises UserError for anything the user can
+    correct.
     """
     make_folder(output.parent)
     key = load_private_key(options.sign) if options.sign else None
@@ -91,8 +92,8 @@ def package(options: Options, output: Path) -> Manifest:
 
 
 def adapt(options: Options) -> Adapted:
-    """Makes the model, puts the structural modules in, rounds what is frozen, and chooses how to keep what the
-    backward pass needs."""
+    """Makes the model, injects the adapter, rounds the frozen weights, and chooses how to keep what the backward pass
+    needs."""
     classes, seed = options.num_classes, options.seed
     model = create_model(
         options.model_name, options.model_kwargs, classes, options.image_size, options.weights, options.pretrained, seed
@@ -100,7 +101,7 @@ def adapt(options: Options) -> Adapted:
     preprocessing = preprocessing_of(model, options.image_size, options.mean, options.std)
     image_shape = (3, *preprocessing.image_size)
     fold_batch_norms(model, image_shape)
-    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed)
+    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed, where="--adapter")
     # From here on the model computes with the rounded weights, as the device will.
     frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
 
@@ -113,7 +114,8 @@ def adapt(options: Options) -> Adapted:
 
 
 def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
-    """The graphs "training" and "inference" of the adapted model, and "features" if these need not read the image."""
+    """The graphs "training" and "inference" of the adapted model, and "features" if these two need not read the
+    image."""
     model, adapter = adapted.model, adapted.adapter
     image_shape = (3, *adapted.preprocessing.image_size)
     training = capture_training(model, adapter, image_shape, options.num_classes, adapted.scheme)
@@ -124,7 +126,18 @@ def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
         "training": to_graph("training", training, adapted, [*names, IMAGE, TARGET], outputs),
         "inference": to_graph("inference", inference, adapted, [*names, IMAGE], [LOGITS]),
     }
-    return split_features(graphs, names) if BESIDE_THE_BACKBONE.issuperset(options.adapter_kinds) else graphs
+    return split_features(graphs, set(names), frozen_parameters(adapted))
+
+
+def frozen_parameters(adapted: Adapted) -> set[str]:
+    """The arrays that hold parameters of the model, but none of its buffers."""
+    frozen = adapted.frozen
+    return {
+        member
+        for name, _ in adapted.model.named_parameters()
+        if name in frozen.formats
+        for member in frozen.members(name)
+    }
 
 
 def to_graph(
@@ -167,6 +180,7 @@ def write_artifact(
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),
     }
+    starts = starts_of(options.adapter_kinds, model, adapter, options.num_classes)
     errors = plan_errors(plans, programs, [read_onnx_graph(graph) for graph in onnx_graphs])
     if errors:
         raise AssertionError(f"the planner is wrong: {errors[0]}")
@@ -180,8 +194,8 @@ def write_artifact(
         preprocessing=adapted.preprocessing,
         adapter=list(options.adapter_kinds),
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
-        head=head_layers(model, adapter, options.num_classes),
-        low_rank_maps=low_rank_maps(adapter),
+        head=starts.at_class_means,
+        low_rank_maps=starts.at_gradient,
         features=shapes_of_features(graphs),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,

@@ -154,7 +154,7 @@ def region_overhead(region_bytes: int) -> int:
 
 def live_peak(lifetimes: list[Lifetime], batch: int) -> int:
     """The most bytes live at any node, which no allocator can go below: the lower bound of `simulate`."""
-    return max(live_bytes(lifetimes, batch, 1 + max(life.last for life in lifetimes)))
+    return max(live_bytes(lifetimes, batch, 1 + max((life.last for life in lifetimes), default=0)))
 
 
 def live_bytes(lifetimes: list[Lifetime], batch: int, nodes: int) -> list[int]:

@@ -77,8 +77,8 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
         if set(graphs) - {FEATURES} != set(PROGRAMS):
             raise ValueError(f"graphs {sorted(graphs)}")
         for graph in graphs.values():
-            if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0 or not graph.lifetimes:
-                raise ValueError(f"{graph.constant_bytes} bytes of constants, {len(graph.lifetimes)} buffers")
+            if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0:
+                raise ValueError(f"{graph.constant_bytes} bytes of constants")
             previous = 0
             for life in graph.lifetimes:
                 if not previous <= life.first <= life.last or min(life[2:4]) < 0:

@@ -55,7 +55,7 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
         if not constant_bytes <= plan.constant_bytes <= constant_bytes + rounding_bytes:
             errors.append(f"{name} has {constant_bytes} bytes of constants, {plan.constant_bytes} are planned")
         count = sum(len(graphs[call.graph].nodes) for call in calls)
-        if plan.lifetimes[-1].first >= count or max(life.last for life in plan.lifetimes) >= count:
+        if any(life.last >= count for life in plan.lifetimes):
             errors.append(f"{name} has {count} nodes, the plan more")
             continue
         least, most = needed_lifetimes(calls, graphs), naive_lifetimes(calls, graphs)

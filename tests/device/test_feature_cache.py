@@ -12,8 +12,9 @@ import pytest
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.manifest import parse_manifest
+from edge_s2a.device.data import feature_cache
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import feature_cache, open_dataset
+from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
@@ -223,11 +224,34 @@ def test_prediction_holds_with_a_cache(whole_run):
 
 def test_it_is_refused_where_features_change(small_artifact, side_artifact, image_folder, tmp_path):
     for artifact, more, reason in (
-        (small_artifact, [], "adapters act in the backbone"),
+        (small_artifact, [], "the adapter acts in the backbone"),
         (side_artifact, ["--augment", "crop"], "--augment crop shows another part"),
     ):
         command = ["train", artifact, "--data", image_folder, "--output", tmp_path / "run", *OPTIONS]
         assert_refused(run_command(*command, "--feature-cache", "1MiB", *more), 2, "--feature-cache", reason)
+
+
+@pytest.mark.parametrize(
+    "model", [{}, {"model_name": "resnet10t", "model_kwargs": {}, "image_size": 32}], ids=["vit", "cnn"]
+)
+def test_the_head_alone_is_trained_from_kept_features(model, image_folder, tmp_path):
+    """The backbone runs once per image: in the first epoch. What is kept changes nothing, and `eval` computes the
+    accuracy that training found."""
+    artifact = pack(tmp_path / "head.s2a", adapter_kinds=("head",), **model)
+    assert run_command("check", artifact).returncode == 0
+    options = ["--epochs", "2", "--lr", "1e-3"]
+    summary = train(artifact, image_folder, tmp_path / "run", *options).json
+    train(artifact, image_folder, tmp_path / "bare", *options, "--feature-cache", "0")
+    kept, bare = result_of(tmp_path / "run"), result_of(tmp_path / "bare")
+    np.testing.assert_allclose(kept[1], bare[1], rtol=0.05)  # 8-bit codes against float32
+    assert len(kept[1]) == 2 * 6
+    manifest = Artifact(artifact).manifest
+    images = 3 * (14 + 4)
+    assert feature_cache.FeatureCache(tmp_path / "run" / "features.cache", manifest, 1 << 20).count == images
+    done = run_command(
+        "eval", artifact, "--adapter", tmp_path / "run" / "adapter.safetensors", "--data", image_folder, "--json"
+    )
+    assert done.json["accuracy"] == pytest.approx(summary["val_accuracy"], abs=1 / 12 + 1e-6)
 
 
 @pytest.mark.parametrize("shape", [[1, 1 << 27], [0, 4], [], [1, -5]])

@@ -28,6 +28,8 @@ MODELS = {
     "bias": {},
     "all": {"adapter_kinds": ("bias", "prompt", "side", "lowrank")},
     "side": {"adapter_kinds": ("side",)},
+    "head": {"adapter_kinds": ("head",)},
+    "options": {"adapter_kinds": ("prompt:rank=1", "side:pooling=4", "lowrank:rank=3")},
     "int4": {"weight_format": "int4"},
     "int8 products": {"compute": "int8"},
     "resnet": {"model_name": "resnet10t", "model_kwargs": {}, "image_size": 64},
@@ -110,7 +112,7 @@ def test_onnx_in_int8_is_smaller(tuned, tmp_path):
 # -- timm, torch ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["bias", "resnet"])
+@pytest.mark.parametrize("name", ["bias", "head", "resnet"])
 def test_timm_loads_the_state_dict_with_strict(name, tuned, tmp_path):
     model, path = tuned(name), tmp_path / "model.safetensors"
     model.export(path, "timm")
@@ -127,7 +129,7 @@ def test_timm_refuses_what_has_no_place_there(name, tuned, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["bias", "all", "side", "int4", "resnet", "swin"])
+@pytest.mark.parametrize("name", ["bias", "all", "side", "head", "options", "int4", "resnet", "swin"])
 def test_torch_module_computes_the_same(name, tuned, tmp_path):
     model, path = tuned(name), tmp_path / "model.safetensors"
     model.export(path, "torch")
@@ -137,7 +139,7 @@ def test_torch_module_computes_the_same(name, tuned, tmp_path):
         close(module(torch.from_numpy(model.image)).numpy(), model.logits)
 
 
-@pytest.mark.parametrize("name", ["bias", "all", "resnet"])
+@pytest.mark.parametrize("name", ["bias", "all", "head", "options", "resnet"])
 def test_what_torch_trains_opens_on_the_device(name, tuned, tmp_path):
     """Some steps of SGD in torch; then the device computes torch's logits, from either way in."""
     model = tuned(name)
@@ -183,11 +185,12 @@ def test_a_state_dict_of_another_model_is_refused(tuned, tmp_path):
 # -- peft ----------------------------------------------------------------------------------------------
 
 
-def test_peft_loads_the_folder_onto_the_timm_model(tuned, tmp_path):
+@pytest.mark.parametrize("name", ["bias", "head"])
+def test_peft_loads_the_folder_onto_the_timm_model(name, tuned, tmp_path):
     """The base is timm's model with the artifact's frozen weights; PEFT brings biases and head."""
     from peft import PeftModel
 
-    model = tuned("bias")
+    model = tuned(name)
     model.export(tmp_path / "peft", "peft")
     base = timm.create_model("vit_tiny_patch16_224", num_classes=3, **SMALL_VIT)
     base.load_state_dict(edge_s2a.load_module(model.artifact).state_dict(), strict=True)
@@ -198,7 +201,7 @@ def test_peft_loads_the_folder_onto_the_timm_model(tuned, tmp_path):
         close(tuned_model(image).numpy(), model.logits)
 
 
-@pytest.mark.parametrize("name", ["all", "resnet", "swin"])
+@pytest.mark.parametrize("name", ["all", "options", "resnet", "swin"])
 def test_peft_refuses_what_it_cannot_hold(name, tuned, tmp_path):
     with pytest.raises(UserError, match="onnx"):
         tuned(name).export(tmp_path / "peft", "peft")

@@ -7,7 +7,8 @@ from torch.func import functional_call
 
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.blocks import blocks_of
-from edge_s2a.host.adapters.inject import inject, parse_adapter
+from edge_s2a.host.adapters.inject import inject
+from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.sources.timm import classifier_names, create_model
 from edge_s2a.host.trace.capture import observe_saved_tensors
@@ -32,7 +33,10 @@ MODELS = {
     "mobilenetv3": ("mobilenetv3_small_050", {}, 12, "NCHW"),
     "efficientnet": ("efficientnet_b0", {}, 16, "NCHW"),
 }
-KINDS = ["bias", "prompt", "side", "lowrank", "s2a", "bias+prompt+side+lowrank"]
+KINDS = [
+    "bias", "prompt", "side", "lowrank", "head", "s2a", "bias+prompt+side+lowrank",
+    "prompt:rank=3+side:pooling=3+lowrank:rank=1",
+]  # fmt: skip
 
 
 def model_of(key):
@@ -92,8 +96,10 @@ def test_each_module_trains_its_own_parameters_and_the_head(model_key, kinds):
             "prompt": name.startswith("prompt."),
             "side": name.startswith("side."),
             "lowrank": name.startswith("lowrank."),
+            "head": False,  # but for the classifier
         }
-        assert name.startswith(heads) or any(belongs[kind] for kind in parse_adapter(kinds)), name
+        chosen = [part.partition(":")[0] for part in parse_adapter(kinds)]
+        assert name.startswith(heads) or any(belongs[kind] for kind in chosen), name
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (name in adapter)
     # Each has an influence: with a random adapter, every gradient is finite and most are not zero.
@@ -160,17 +166,46 @@ def test_lowrank_saves_only_its_reduced_output():
     assert saved["bias+lowrank"] - saved["bias"] == 2 * 2 * tokens * 2  # blocks, branches, tokens, rank
 
 
-def test_parse_adapter():
-    assert parse_adapter("s2a") == ["bias", "prompt", "side"]
-    assert parse_adapter("lowrank+bias") == ["bias", "lowrank"]
-    assert parse_adapter("s2a+bias") == ["bias", "prompt", "side"]
-    with pytest.raises(UserError, match="'lora'"):
-        parse_adapter("bias+lora")
+def shapes_of(model_key, kinds):
+    adapter = inject(model_of(model_key), parse_adapter(kinds), IMAGE_SHAPE, CLASSES, seed=0)
+    return {name: tuple(value.shape) for name, value in adapter.items()}
+
+
+@pytest.mark.parametrize("model_key", ["vit", "swin", "mobilenetv2"])
+def test_options_change_shapes(model_key):
+    shapes = shapes_of(model_key, "prompt:rank=3+side:pooling=4+lowrank:rank=5")
+    assert {shape[0] for name, shape in shapes.items() if name.startswith("prompt.") and "channel" in name} == {3}
+    ranks = {shape[name.endswith("up")] for name, shape in shapes.items() if name.startswith("lowrank.")}
+    assert ranks == {5}
+    channels = blocks_of(model_of(model_key), IMAGE_SHAPE)[-1].channels
+    assert shapes["side.classifier.weight"] == (CLASSES, max(4, channels // 4))
+
+
+@pytest.mark.parametrize(("model_key", "rank"), [("vit", 2), ("mobilenetv2", 4)])
+def test_default_options_are_those_of_the_kind_by_name(model_key, rank):
+    text = f"prompt:rank=2+side:pooling=8+lowrank:rank={rank}"
+    assert shapes_of(model_key, text) == shapes_of(model_key, "prompt+side+lowrank")
+
+
+@pytest.mark.parametrize("model_key", MODELS)
+def test_head_alone_trains_the_classifier_and_saves_its_input(model_key):
+    model = model_of(model_key)
+    adapter = inject(model, ["head"], IMAGE_SHAPE, CLASSES, seed=0)
+    (head,) = classifier_names(model)
+    assert set(adapter) == {f"{head}.weight", f"{head}.bias"}
+    saved = [entry.values_per_image for entry in observe_saved_tensors(model, adapter, IMAGE_SHAPE)]
+    assert sum(saved) <= model.get_submodule(head).weight[0].numel() + CLASSES
+
+
+@pytest.mark.parametrize("kinds", ["bias", "head"])
+def test_kinds_that_read_no_blocks_need_none(kinds):
+    model = create_model("vgg11", {}, CLASSES, None, None, False, seed=0)
+    assert inject(model, [kinds], (3, 224, 224), CLASSES, seed=0)
 
 
 def test_a_model_without_blocks_is_refused_for_modules_that_need_them():
     model = create_model("vgg11", {}, CLASSES, None, None, False, seed=0)
-    with pytest.raises(UserError, match="no sequence of blocks"):
+    with pytest.raises(UserError, match=r"no sequence of blocks; use --adapter bias"):
         inject(model, ["prompt"], (3, 224, 224), CLASSES, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Where only the side branch is trained, the backbone's features are a program of their own."""
+"""Where nothing that is trained acts in the backbone, its features are a program of their own."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,28 @@ CLASSES, BATCH = 3, 3
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=["vit", "swin", "resnet", "convnext", "mobilenetv3"])
-def packed(request, tmp_path_factory):
-    """(adapted model, artifact), at 32 bits, for torch's own gradient is the reference."""
-    name, kwargs, _, _ = MODELS[request.param]
+def options_for(model_key, kinds):
+    """At 32 bits, because torch's own gradient is the reference."""
+    name, kwargs, _, _ = MODELS[model_key]
     size = {} if "img_size" in kwargs else {"image_size": 64}
-    options = Options(
-        name, CLASSES, model_kwargs=kwargs, adapter_kinds=("side",), saved_bits="32", weight_format="fp32", **size
+    return Options(
+        name, CLASSES, model_kwargs=kwargs, adapter_kinds=kinds, saved_bits="32", weight_format="fp32", **size
     )
+
+
+SPLIT = [
+    *((key, ("side",)) for key in ("vit", "swin", "resnet", "convnext", "mobilenetv3")),
+    *((key, ("head",)) for key in ("vit", "swin", "resnet", "mobilenetv3")),
+    ("mobilenetv2", ("side:pooling=4",)),
+]
+
+
+@pytest.fixture(scope="module", params=SPLIT, ids=lambda param: f"{param[0]}-{param[1][0]}")
+def packed(request, tmp_path_factory):
+    """(adapted model, artifact)."""
+    options = options_for(*request.param)
     adapted = adapt(options)
-    path = tmp_path_factory.mktemp("features") / "side.s2a"
+    path = tmp_path_factory.mktemp("features") / "model.s2a"
     write_artifact(options, adapted, build_graphs(options, adapted), path)
     return adapted, Artifact(path)
 
@@ -46,6 +58,19 @@ def test_the_image_is_read_by_features_alone(packed):
     weights = {name for name in reads["features"] if name.startswith(("blocks", "layers", "stages", "layer"))}
     assert weights
     assert not reads["training"] & weights
+    # The head reads one vector per image; a branch reads a map of each block, too.
+    shapes = artifact.manifest.features.values()
+    assert (len(shapes) == 1) == (artifact.manifest.adapter == ["head"])
+
+
+@pytest.mark.parametrize(
+    "kinds", [("bias",), ("prompt",), ("lowrank",), ("bias", "side"), ("side", "lowrank:rank=1")], ids="+".join
+)
+@pytest.mark.parametrize("model_key", ["vit", "mobilenetv2"])
+def test_what_acts_in_the_backbone_leaves_the_graphs_whole(model_key, kinds):
+    """Though a stem, at least, depends on the image alone."""
+    options = options_for(model_key, kinds)
+    assert set(build_graphs(options, adapt(options))) == {"training", "inference"}
 
 
 def test_training_from_features_is_training(packed):

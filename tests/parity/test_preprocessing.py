@@ -7,7 +7,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from edge_s2a.device.data.dataset import Dataset, Sample, load_pixels, normalize
-from edge_s2a.host.sources.timm import preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_base_patch16_clip_224", "vit_base_patch16_siglip_224"])

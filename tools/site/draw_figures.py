@@ -41,7 +41,8 @@ from edge_s2a.host.api import pack
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.scheme.allocate import sample
 from edge_s2a.host.scheme.fit import fit_levels
-from edge_s2a.host.sources.timm import create_model, preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import create_model
 from edge_s2a.host.trace.operators import gelu
 from edge_s2a.plan.lifetimes import Lifetime, from_json
 

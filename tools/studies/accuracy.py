@@ -41,7 +41,8 @@ from few_shot_split import link, split_class
 from edge_s2a.device.data.dataset import load_pixels, open_dataset
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.host.golden import normalized
-from edge_s2a.host.sources.timm import classifier_names, create_model, preprocessing_of
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import classifier_names, create_model
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from tools.records import PROJECT, append_record, read_records, run_verb
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from edge_s2a.host.adapters.inject import parse_adapter
+from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.pack import Adapted, Options, adapt
 from edge_s2a.host.sources.timm import parse_model_kwargs
 from edge_s2a.host.trace.capture import loss_and_gradients

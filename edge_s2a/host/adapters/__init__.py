@@ -1,1 +1,1 @@
-"""Structural modules: what is trained on the device. One kind a file."""
+"""Adapters: what is trained on the device. One kind per file; `registry.py` lists them."""

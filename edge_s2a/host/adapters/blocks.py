@@ -1,4 +1,4 @@
-"""Finds the repeated blocks of a timm model, and what goes into them."""
+"""Finds the repeated blocks of a timm model, and the shapes of their inputs."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,6 +12,10 @@ CONTAINERS = (nn.Sequential, nn.ModuleList)
 STAGE = "Stage"  # ends the class names of timm's modules that are sequences, though not by type
 # Parts of a model that hold sequences, but no blocks.
 OUTSIDE = ("stem", "patch_embed", "head", "norm", "pool", "fc", "classifier", "rope", "pos_embed", "downsample")
+
+
+class NoBlocksError(UserError):
+    """The model has no blocks that an adapter could act on. Whoever catches it says what to do."""
 
 
 class Block(NamedTuple):
@@ -30,11 +34,12 @@ class Block(NamedTuple):
 
 
 def blocks_of(model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
-    """The blocks in the order in which they run on an image. Raises UserError if there are none."""
+    """The blocks of `model` in the order in which they run on an image. Raises NoBlocksError if there are none, or
+    if the input of one is neither a grid of tokens nor a feature map."""
     named = {module: name for name, module in candidates(model)}
     ran: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, arguments: tuple) -> None:
+    def note(module: nn.Module, arguments: tuple[object, ...]) -> None:
         if arguments and isinstance(arguments[0], Tensor):
             ran.setdefault(module, tuple(arguments[0].shape[1:]))
 
@@ -45,13 +50,13 @@ def blocks_of(model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
         handle.remove()
     blocks = [describe(model, named[module], module, shape, image_shape) for module, shape in ran.items()]
     if not blocks:
-        raise UserError(f"{type(model).__name__} has no sequence of blocks to adapt; use --adapter bias")
+        raise NoBlocksError(f"{type(model).__name__} has no sequence of blocks")
     return blocks
 
 
 def candidates(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of the items of all sequences that are no sequences themselves; a stage, which holds its
-    own sequence under one of the usual names, is taken apart."""
+    """(name, module) of the items of all sequences, except items that are sequences themselves; a stage, which holds
+    its own sequence under one of the usual names, is taken apart."""
     for name, child in module.named_children():
         if name.startswith(OUTSIDE):
             continue
@@ -63,7 +68,7 @@ def candidates(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Mo
             for key, item in sequence.named_children():
                 if isinstance(item, CONTAINERS) or any(is_sequence(item, key) for key in ("blocks", "layers")):
                     yield from candidates(wrapper(key, item), f"{path}.")
-                elif [*item.children()] and [*item.parameters()]:
+                elif any(True for _ in item.children()) and any(True for _ in item.parameters()):
                     yield f"{path}.{key}", item
 
 
@@ -89,7 +94,7 @@ def describe(
         layout = "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
         return Block(name, module, layout, shape, 0, shape[:2] if layout == "NHWC" else shape[1:])
     if len(shape) != 2:
-        raise UserError(f"the input of block {name} has shape {shape}, neither tokens nor a feature map")
+        raise NoBlocksError(f"the input of block {name} has shape {shape}, neither tokens nor a feature map")
     for prefix in (getattr(model, "num_prefix_tokens", 0), 0):  # some models add their class token late
         tokens = shape[0] - prefix
         height = round((tokens * image_shape[1] / image_shape[2]) ** 0.5)
@@ -99,4 +104,4 @@ def describe(
             and abs(tokens / height / height - image_shape[2] / image_shape[1]) < 0.1
         ):
             return Block(name, module, "tokens", shape, prefix, (height, tokens // height))
-    raise UserError(f"the {shape[0]} tokens of block {name} form no grid; choose other modules")
+    raise NoBlocksError(f"the {shape[0]} tokens of block {name} form no grid")

@@ -1,59 +1,56 @@
-"""Puts structural modules into a model and says which of its tensors are trained."""
+"""Injects adapters into a model and says which of its tensors are trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from edge_s2a.errors import UserError
-from edge_s2a.host.adapters import bias, lowrank, prompt, side
-from edge_s2a.host.adapters.blocks import blocks_of
-from edge_s2a.host.sources.timm import classifier_names
-
-KINDS = ("bias", "prompt", "side", "lowrank")
-S2A = ("bias", "prompt", "side")  # the paper's three
-
-
-def parse_adapter(text: str) -> list[str]:
-    """ "bias+side" -> ["bias", "side"]; "s2a" stands for bias+prompt+side. In the order of KINDS."""
-    names = [name for part in text.split("+") for name in (S2A if part == "s2a" else (part,))]
-    for name in names:
-        if name not in KINDS:
-            known = ", ".join(KINDS)
-            raise UserError(f"--adapter {text}: there is no module {name!r}; join some of {known} or s2a by +")
-    return [kind for kind in KINDS if kind in names]
+from edge_s2a.host.adapters.blocks import Block, NoBlocksError, blocks_of
+from edge_s2a.host.adapters.kind import Backbone, Kind, Starts
+from edge_s2a.host.adapters.registry import IMPLIED, KINDS, choices
 
 
 def inject(
-    model: nn.Module, kinds: Sequence[str], image_shape: tuple[int, ...], classes: int, seed: int
+    model: nn.Module,
+    kinds: Sequence[str],
+    image_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    where: str = "the adapter",
 ) -> dict[str, Tensor]:
-    """The trainable tensors by name: those of the structural modules and the whole head. Everything else is
-    frozen. The adapted model computes at first what the model did."""
-    generator = torch.Generator().manual_seed(seed)
-    heads = classifier_names(model)
-    blocks = [] if set(kinds) == {"bias"} else blocks_of(model, image_shape)
-    trained: list[str] = []
-    if "bias" in kinds:
-        trained += bias.inject(model)
-    # Prompts come before the side branch, which so reads what the block reads.
-    if "prompt" in kinds:
-        trained += prompt.inject(model, blocks, generator)
-    if "side" in kinds:
-        modules = [model.get_submodule(name) for name in heads]
-        trained += side.inject(model, blocks, modules, classes, generator)
-    if "lowrank" in kinds:
-        trained += lowrank.inject(model, blocks, image_shape, generator)
-    of_head = tuple(f"{name}." for name in heads)
+    """Injects `kinds` and returns the trained tensors by name, in the order of the model's parameters.
+
+    kinds: text forms, as `parse_adapter` returns them; the head is always trained. Everything else is frozen. The
+    adapted model initially computes what the model did. where: what holds `kinds`, for error messages. Raises UserError
+    for kinds that do not exist or do not suit the model.
+    """
+    chosen = choices(kinds, where)
+    blocks = blocks_for([kind for kind, _ in chosen], model, image_shape)
+    backbone = Backbone(model, image_shape, classes, blocks, torch.Generator().manual_seed(seed))
+    trained = {name for kind, options in chosen for name in kind.inject(backbone, options)}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained or name.startswith(of_head))
+        parameter.requires_grad_(name in trained)
     return used_parameters(model, image_shape)
+
+
+def blocks_for(kinds: Sequence[Kind[Any]], model: nn.Module, image_shape: tuple[int, ...]) -> list[Block]:
+    """The blocks of `model` if one of `kinds` reads them. Raises UserError if the model has none."""
+    if not any(kind.reads_blocks for kind in kinds):
+        return []
+    try:
+        return blocks_of(model, image_shape)
+    except NoBlocksError as error:
+        without = "+".join(kind.name for kind in KINDS if not kind.reads_blocks and kind is not IMPLIED)
+        raise UserError(f"{error}; use --adapter {without}, which needs none") from error
 
 
 def used_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Tensor]:
     """The trainable parameters that the logits depend on; the others (of a layer that does not run, or whose
     bias is read elsewhere) are frozen."""
-    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named: dict[str, Tensor] = {name: value for name, value in model.named_parameters() if value.requires_grad}
     logits = functional_call(model, named, (torch.zeros(1, *image_shape),))
     gradients = torch.autograd.grad(logits.sum(), list(named.values()), allow_unused=True)
     used = {}
@@ -63,3 +60,12 @@ def used_parameters(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str,
         else:
             used[name] = parameter
     return used
+
+
+def starts_of(kinds: Sequence[str], model: nn.Module, adapter: Mapping[str, Tensor], classes: int) -> Starts:
+    """Which tensors of `adapter`, as `inject` returned it for these kinds, the device may set before the first step."""
+    starts = [kind.starts(model, adapter, classes) for kind, _ in choices(kinds, "the adapter")]
+    return Starts(
+        at_class_means=[name for start in starts for name in start.at_class_means],
+        at_gradient=[name for start in starts for name in start.at_gradient],
+    )

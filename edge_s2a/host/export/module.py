@@ -14,13 +14,15 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.inject import inject
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
-from edge_s2a.host.sources.timm import create_model, preprocessing_of, read_weights
+from edge_s2a.host.sources.preprocessing import preprocessing_of
+from edge_s2a.host.sources.timm import create_model, read_weights
 from edge_s2a.host.weights import named_constants, restore
 
 
 def load_module(artifact: str | os.PathLike, adapter: str | os.PathLike | None = None) -> nn.Module:
-    """The model of an artifact in torch, in evaluation mode, with the artifact's frozen weights and the adapter of a
-    file, by default the artifact's own. What the device trains has requires_grad; activations are kept in float32.
+    """The model of an artifact in torch, in evaluation mode, with the artifact's frozen weights and the adapter in the
+    file `adapter`, by default the artifact's initial one. What the device trains has requires_grad; activations are
+    kept in float32.
 
     Raises UserError where the installed timm makes another model than the one that was packed.
     """
@@ -35,8 +37,8 @@ def load_module(artifact: str | os.PathLike, adapter: str | os.PathLike | None =
 def save_module_adapter(
     artifact: str | os.PathLike, module: nn.Module, path: str | os.PathLike, classes: list[str] | None = None
 ) -> None:
-    """Writes what `module` (see `load_module`) trained as an adapter file, which the device opens. classes: names,
-    where the artifact has none."""
+    """Writes the trained tensors of `module` (see `load_module`) as an adapter file, which the device can open.
+    classes: names of the classes, if the artifact has none."""
     opened = Artifact(Path(artifact))
     write_adapter(opened, dict(module.state_dict()), Path(path), classes, "the module")
 
@@ -44,7 +46,8 @@ def save_module_adapter(
 def import_adapter(
     artifact: str | os.PathLike, state: str | os.PathLike, path: str | os.PathLike, classes: list[str] | None = None
 ) -> None:
-    """The same from a state dict in a safetensors or torch file, of the whole module or of what it trained."""
+    """Writes an adapter file from a state dict in a safetensors or torch file, of the whole module or of its trained
+    tensors; see `save_module_adapter`."""
     write_adapter(Artifact(Path(artifact)), read_weights(Path(state)), Path(path), classes, f"state dict {state}")
 
 
@@ -62,12 +65,13 @@ def write_adapter(
 
 
 def adapted_module(artifact: Artifact, values: dict[str, np.ndarray]) -> nn.Module:
-    """values: the adapter's tensors."""
+    """The model of an artifact in torch with `values`, the adapter's tensors by name."""
     manifest = artifact.manifest
     model = timm_model(manifest)
     image_shape = (3, *manifest.preprocessing.image_size)
     fold_batch_norms(model, image_shape)
-    adapter = inject(model, manifest.adapter, image_shape, manifest.num_classes, seed=0)
+    where = f"the adapter of {artifact.path}"
+    adapter = inject(model, manifest.adapter, image_shape, manifest.num_classes, seed=0, where=where)
     stored, _ = tensors.decode(artifact.read(WEIGHTS), f"{WEIGHTS} of {artifact.path}")
     if {name: list(tensor.shape) for name, tensor in adapter.items()} != manifest.adapter_shapes:
         raise UserError(another_model(artifact, "trained tensors"))
@@ -83,13 +87,13 @@ def adapted_module(artifact: Artifact, values: dict[str, np.ndarray]) -> nn.Modu
 
 def another_model(artifact: Artifact, what: str) -> str:
     return (
-        f"this timm makes another {artifact.manifest.model} than {artifact.path} was packed from ({what}); "
-        f"install the timm of {artifact.manifest.producer}"
+        f"the installed timm makes another {artifact.manifest.model} than {artifact.path} was packed from ({what}); "
+        f"install the version of timm that {artifact.manifest.producer} used"
     )
 
 
 def timm_model(manifest: Manifest) -> nn.Module:
-    """The model without structural modules, weights drawn at random."""
+    """The model without an adapter, with random weights."""
     size = manifest.preprocessing.image_size
 
     def made(image_size: int | None) -> nn.Module:

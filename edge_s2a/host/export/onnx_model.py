@@ -11,7 +11,7 @@ from edge_s2a.artifact.files import write_bytes
 from edge_s2a.artifact.names import IMAGE, LOGITS
 from edge_s2a.host.export.unroll import fold, image_input, model_bytes, unroll
 
-# What makes float32 of a frozen weight as the artifact holds it.
+# Operators that turn a frozen weight, as the artifact holds it, into float32.
 DEQUANTISING = ("DequantizeLinear", "Cast")
 
 
@@ -20,9 +20,9 @@ def export_onnx(
 ) -> None:
     """Writes the graph from IMAGE, float32 (batch, 3, height, width) normalised, to LOGITS, float32 (batch, classes).
 
-    Biases are those of their layers, prompts are constants; low-rank maps and side branch remain as operators. Frozen
-    weights are float32, or with `int8` stay as the artifact holds them and are dequantised where they are read. Names
-    of the classes and preprocessing are metadata of the file.
+    Trained tensors are constants, and whatever depends on constants alone is computed beforehand. Frozen weights are
+    float32, or with `int8` stay as the artifact holds them and are dequantised where they are read. The metadata of the
+    file give the names of the classes and the preprocessing.
     """
     graph = unroll(artifact, "inference")
     graph.constants |= adapter

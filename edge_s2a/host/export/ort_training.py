@@ -1,15 +1,17 @@
 """Format `ort-training`: the training graph, with its saved tensors in few bits, for the API of onnxruntime-training
 1.19.2, and so for programs in C++, Java and C# (`CheckpointState`, `Module`, `Optimizer`).
 
-What such a folder holds is not specified but by onnxruntime's own `generate_artifacts` and its schema of checkpoints,
+The content of such a folder is specified only by onnxruntime's own `generate_artifacts` and its schema of checkpoints,
 `ort_training_checkpoint.fbs`. The batch's loss is the mean cross-entropy of its labels; memory is planned by that
 engine, so there is no budget.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import flatbuffers
 import numpy as np
+from numpy.typing import DTypeLike
 from onnx import TensorProto, ValueInfoProto, helper
 
 from edge_s2a.artifact.archive import Artifact
@@ -26,7 +28,7 @@ IDENTIFIER, VERSION = b"ODTC", 2
 
 def export_ort_training(artifact: Artifact, adapter: dict[str, np.ndarray], output: Path) -> dict[str, np.ndarray]:
     """Writes training_model.onnx, eval_model.onnx, optimizer_model.onnx and checkpoint into the folder `output`. Both
-    models read image and labels and give loss and logits; the first adds to the gradients, too. Returns the
+    models read image and labels and return loss and logits; the first also accumulates gradients. Returns the
     parameters that the checkpoint holds."""
     make_folder(output)
     classes = artifact.manifest.num_classes
@@ -105,7 +107,7 @@ def parameter_inputs(parameters: dict[str, np.ndarray]) -> dict[str, ValueInfoPr
     return {name: tensor(name, array.dtype, array.shape) for name, array in parameters.items()}
 
 
-def tensor(name: str, dtype, shape) -> ValueInfoProto:
+def tensor(name: str, dtype: DTypeLike, shape: Sequence[int | str]) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [*shape])
 
 

@@ -14,10 +14,11 @@ from edge_s2a.host.export.module import adapted_module, timm_model
 
 def export_timm(artifact: Artifact, adapter: dict[str, np.ndarray], output: Path) -> nn.Module:
     """Writes a safetensors file that timm.create_model(name, num_classes=..., **model_kwargs) loads with strict=True,
-    and returns that model with it. Frozen BatchNorm is folded into the layers before it, with mean 0 and variance 1.
+    and returns that model with these weights. Frozen BatchNorm is folded into the layers before it, with mean 0 and
+    variance 1.
 
-    Raises UserError where a trained tensor has no place in the model: those of prompt, side and lowrank, and biases of
-    layers that have none.
+    Raises UserError where a trained tensor has no place in timm's model: the adapter added a module, or a bias to a
+    layer that has none.
     """
     state = adapted_module(artifact, adapter).state_dict()
     model = timm_model(artifact.manifest)

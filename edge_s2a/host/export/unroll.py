@@ -19,17 +19,17 @@ LARGEST_MODEL_BYTES = 2**31 - 1  # of a protobuf message
 
 @dataclass
 class Unrolled:
-    """Nodes in the order in which they run, and what they read and make by name."""
+    """Nodes in the order in which they run, and the values they read and make, by name."""
 
     nodes: list[NodeProto]
-    constants: dict[str, np.ndarray]  # what nodes read that never changes
+    constants: dict[str, np.ndarray]  # values that nodes read and that never change
     frozen: set[str]  # those of the constants that are weights
     values: dict[str, ValueInfoProto]  # types and shapes of everything
 
 
 def unroll(artifact: Artifact, name: str) -> Unrolled:
-    """Program `name`, "training" or "inference", which reads the image also where the artifact keeps features, and
-    the adapter's tensors, which are not among the constants."""
+    """The program `name`, "training" or "inference", unrolled. It reads the image, even if the artifact keeps features,
+    and the adapter's tensors, which are not among the constants."""
     where = str(artifact.path)
     programs = program.from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {where}")
     weights, _ = tensors.decode(artifact.read(WEIGHTS), f"{WEIGHTS} of {where}")
@@ -45,7 +45,7 @@ def unroll(artifact: Artifact, name: str) -> Unrolled:
 
 
 def add_call(unrolled: Unrolled, graph: GraphProto, call: program.Call, prefix: str) -> None:
-    """Appends one run of `graph`; what is its own gets a name of its own."""
+    """Appends one run of `graph`; values inside it get names with `prefix`."""
     names = dict(zip((value.name for value in graph.input), call.inputs, strict=True))
     names |= dict(zip((value.name for value in graph.output), call.outputs, strict=True))
 
@@ -112,7 +112,7 @@ def model_bytes(
     constants: dict[str, np.ndarray],
     metadata: dict[str, str] | None = None,
 ) -> bytes:
-    """A serialised ONNX model. Raises UserError where it would be larger than such a file can be."""
+    """A serialised ONNX model. Raises UserError if it would be larger than an ONNX file can be."""
     if sum(array.nbytes for array in constants.values()) > LARGEST_MODEL_BYTES:
         raise UserError("the model takes more than the 2 GB that one ONNX file can hold; export it with --int8")
     initializers: list[TensorProto] = [numpy_helper.from_array(array, name) for name, array in constants.items()]

@@ -1,8 +1,13 @@
-"""Cuts the backbone off where nothing that is trained acts in it: its features depend on the image alone.
+"""Splits off the backbone where nothing that is trained acts in it: its features depend on the image alone.
 
-Only the side branch reads the backbone without acting in it. What branch and head read of it (the pooled inputs of the
-blocks, and the classifier's input) are then the inputs of the graphs "training" and "inference", and outputs of a graph
-of their own, "features", whose results the device may keep from one epoch to the next.
+The rule, on the graph: it is split if no frozen parameter is read behind a trained tensor. The whole backbone is then
+computed before anything trained, and no gradient enters it. What the trained tensors read of it (the classifier's
+input, and whatever an adapter beside the backbone reads) are then the inputs of the graphs "training" and "inference",
+and outputs of a graph of their own, "features", whose results the device may keep from one epoch to the next.
+
+Where a trained tensor acts within the backbone, what lies before it (often no more than the stem) is not split off:
+most of the work would remain, and what the stem computes is larger than the image. The rule knows parameters only:
+constants that an adapter brings along, such as averaging matrices, are buffers of the model and may act anywhere.
 """
 
 import dataclasses
@@ -13,18 +18,18 @@ from edge_s2a.host.graph.ir import VIEW, Batch, Graph
 from edge_s2a.host.graph.passes.dead_code import remove_dead_code
 from edge_s2a.host.graph.segment import in_words
 
-BESIDE_THE_BACKBONE = {"side"}  # adapters that leave the backbone's computation as it is
 
-
-def split_features(graphs: dict[str, Graph], trained: list[str]) -> dict[str, Graph]:
+def split_features(graphs: dict[str, Graph], trained: set[str], frozen_parameters: set[str]) -> dict[str, Graph]:
     """ "training" and "inference" as graphs of features, and the graph "features" of an image.
 
-    trained: the graphs' inputs that are trained. Ensures that the image is read by "features" alone, and that features
-    of different images lie one after the other; where they do not, the graphs stay as they are.
+    trained, frozen_parameters: inputs of the graphs. Ensures that the image is read by "features" alone, and that
+    features of different images lie one after the other. The graphs stay as they are where features do not, and where
+    a trained tensor acts within the backbone.
     """
     inference, training = graphs["inference"], graphs["training"]
-    tapped = features_of(inference, {*trained})
-    if not all(isinstance(inference.types[value].shape[0], Batch) for value in tapped):
+    tapped = features_of(inference, trained)
+    is_batched = all(isinstance(inference.types[value].shape[0], Batch) for value in tapped)
+    if not is_batched or acts_within(inference, trained, frozen_parameters):
         return graphs
     digests = value_digests(inference)
     names = {digests[value]: feature(number) for number, value in enumerate(tapped)}
@@ -33,6 +38,23 @@ def split_features(graphs: dict[str, Graph], trained: list[str]) -> dict[str, Gr
         "training": from_features(training, names),
         "inference": from_features(inference, names),
     }
+
+
+def acts_within(graph: Graph, trained: set[str], frozen_parameters: set[str]) -> bool:
+    """Whether a node that depends on a trained tensor reads a frozen parameter, as it is stored or dequantised."""
+    of_image, of_adapter, of_parameters = {IMAGE}, set(trained), set(frozen_parameters)
+    for node in graph.nodes:
+        if node.operator == "Shape":
+            continue
+        if of_adapter.intersection(node.inputs):
+            if of_parameters.intersection(node.inputs):
+                return True
+            of_adapter.update(node.outputs)
+        elif of_image.intersection(node.inputs):
+            of_image.update(node.outputs)
+        elif of_parameters.intersection(node.inputs):
+            of_parameters.update(node.outputs)
+    return False
 
 
 def features_of(graph: Graph, trained: set[str]) -> list[str]:

@@ -1,11 +1,13 @@
 """Folds frozen BatchNorm into the layer before it.
 
 With frozen statistics BatchNorm is x scale + shift per channel. The scale goes into the weight of the
-convolution whose output it reads, the shift into its own bias, which stays trainable under its name: after it the
+convolution whose output it reads, the shift into its own bias, which stays trainable under its name: afterwards the
 norm only adds a bias, and costs neither time nor memory.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +24,23 @@ def fold_batch_norms(model: nn.Module, image_shape: tuple[int, ...]) -> None:
         model(torch.zeros(1, *image_shape))
     layers = {id(module.weight): module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
     for norm in model.modules():
-        if isinstance(norm, _BatchNorm) and norm.running_var is not None:
-            producer = calls.producer_of_norm.get(id(norm.running_var))
-            is_only_reader = producer is not None and calls.readers[producer.output] == 1
-            is_shared = producer is not None and calls.runs[producer.weight] > 1
-            layer = layers.get(producer.weight) if is_only_reader and not is_shared else None
+        if isinstance(norm, _BatchNorm):
+            producer, layer = calls.producer_of_norm.get(id(norm.running_var)), None
+            if producer is not None and calls.readers[producer.output] == 1 and calls.runs[producer.weight] == 1:
+                layer = layers.get(producer.weight)
             fold(norm, layer)
 
 
 def fold(norm: _BatchNorm, layer: nn.Conv2d | nn.Linear | None) -> None:
+    """Moves the scale of `norm` into `layer`, or into its own weight, and its shift into its own bias."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return  # it keeps no statistics
     with torch.no_grad():
-        scale = torch.rsqrt(norm.running_var + norm.eps)
+        scale = torch.rsqrt(variance + norm.eps)
         if norm.weight is not None:
             scale = scale * norm.weight
-        shift = -norm.running_mean * scale
+        shift = -mean * scale
         if layer is not None:
             layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))
             if layer.bias is not None:
@@ -43,8 +48,8 @@ def fold(norm: _BatchNorm, layer: nn.Conv2d | nn.Linear | None) -> None:
             scale = torch.ones_like(scale)
         norm.weight = nn.Parameter(scale, requires_grad=False)
         norm.bias = nn.Parameter(shift if norm.bias is None else norm.bias + shift)
-        norm.running_mean.zero_()
-        norm.running_var.fill_(1 - norm.eps)
+        mean.zero_()
+        variance.fill_(1 - norm.eps)
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,18 @@ class Calls(TorchFunctionMode):
     producer_of_norm: dict[int, Producer] = field(default_factory=dict)  # by the identity of the running variance
     readers: dict[int, int] = field(default_factory=dict)
     runs: dict[int, int] = field(default_factory=dict)  # of each layer's weight
-    alive: list[Tensor] = field(default_factory=list)  # identities must not be used again
+    alive: list[Tensor] = field(default_factory=list)  # so that identities are not reused
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__init__()
 
-    def __torch_function__(self, function, types, arguments=(), keywords=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        arguments: tuple[Any, ...] = (),
+        keywords: dict[str, Any] | None = None,
+    ) -> Any:
         keywords = keywords or {}
         result = function(*arguments, **keywords)
         if isinstance(result, torch.Size) or not isinstance(result, (Tensor, tuple, list)):
@@ -76,7 +87,7 @@ class Calls(TorchFunctionMode):
         for tensor in [*arguments, *keywords.values()]:
             if isinstance(tensor, Tensor):
                 self.readers[id(tensor)] = self.readers.get(id(tensor), 0) + 1
-        if function in (functional.conv2d, torch.conv2d, functional.linear):
+        if isinstance(result, Tensor) and function in (functional.conv2d, torch.conv2d, functional.linear):
             weight = id(arguments[1] if len(arguments) > 1 else keywords["weight"])
             self.alive.append(result)
             self.readers[id(result)] = 0

@@ -1,19 +1,15 @@
-"""Makes the timm model that is to be packed."""
+"""Makes the timm model to be packed."""
 
 import ast
 import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from timm.data import resolve_data_config
 from torch import nn
 
-from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.errors import UserError
 
 HEAD_STD = 0.02
@@ -37,10 +33,10 @@ def create_model(
         close = difflib.get_close_matches(name, known, 4) or timm.list_models("vit_tiny*")[:4]
         raise UserError(f"timm has no model {name!r}; did you mean {', '.join(close)}?")
     torch.manual_seed(seed)
-    model = new_model(name, model_kwargs, image_size, pretrained)
+    model: Any = new_model(name, model_kwargs, image_size, pretrained)  # has methods that torch's modules have not
     for module in model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False  # the engine decides where memory is used again
+            module.inplace = False  # the engine decides where memory is reused
     if weights is not None:
         load_weights(model, weights)
     model.reset_classifier(num_classes)
@@ -62,7 +58,7 @@ def new_model(name: str, model_kwargs: dict[str, Any], image_size: int | None, p
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a safetensors or torch file. The classifier may be missing or of another size: it is replaced.
+    """Loads a safetensors or torch file. The classifier may be missing or have another size: it is replaced.
 
     timm's own filter resizes position embeddings to the model's image size and renames the tensors of
     other publishers of the same architecture.
@@ -85,7 +81,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if problems:
         raise UserError(
             f"weights {path} do not fit the model: {len(problems)} tensors are missing, unknown or of another "
-            f"shape, first {problems[0]}; give the weights of this model, or other --model-kwargs"
+            f"shape, first {problems[0]}; give the weights of this model, or change --model-kwargs"
         )
     model.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)}, strict=False)
 
@@ -109,8 +105,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def classifier_names(model: nn.Module) -> list[str]:
     """Names of the layers whose mean is the logits: linear, or convolutions of one position."""
-    names = model.pretrained_cfg.get("classifier") or []
-    names = [names] if isinstance(names, str) else list(names)
+    config: Any = model.pretrained_cfg  # timm's description of the weights, a dict
+    listed = config.get("classifier") or []
+    names = [listed] if isinstance(listed, str) else list(listed)
     # reset_classifier may leave out the distillation head that the model was made with.
     modules = dict(model.named_modules(remove_duplicate=False))
     names = [name for name in names if name in modules]
@@ -122,66 +119,25 @@ def classifier_names(model: nn.Module) -> list[str]:
     return names
 
 
-def head_layers(model: nn.Module, adapter: dict[str, torch.Tensor], classes: int) -> list[str]:
-    """The classifiers, if all of them have a trained weight and bias with one row a class; otherwise none."""
-    names = classifier_names(model)
-    tensors = [adapter.get(f"{name}.{part}") for name in names for part in ("weight", "bias")]
-    return names if all(tensor is not None and len(tensor) == classes for tensor in tensors) else []
-
-
 def draw_head(model: nn.Module, seed: int) -> None:
     """A small random head, so that gradients reach the backbone from the first step on."""
     generator = torch.Generator().manual_seed(seed)
     for name in classifier_names(model):
-        head = model.get_submodule(name)
+        head: Any = model.get_submodule(name)
         with torch.no_grad():
             head.weight.normal_(0, HEAD_STD, generator=generator)
             if head.bias is not None:
                 head.bias.zero_()
 
 
-def preprocessing_of(
-    model: nn.Module,
-    image_size: int | None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> Preprocessing:
-    """timm's data config of the model, at its own input size; `mean` and `std` (R, G, B) where the weights were
-    trained with others."""
-    config = resolve_data_config({}, model=model)
-    height, width = config["input_size"][1:]
-    stems = (getattr(model, name, None) for name in ("patch_embed", "stem"))
-    grid = next((size for size in (getattr(stem, "img_size", None) for stem in stems) if isinstance(size, tuple)), None)
-    if grid is not None:
-        height, width = grid
-        if image_size is not None and (height, width) != (image_size, image_size):
-            raise UserError(f"the model takes {height}x{width} images, not {image_size}; leave --image-size away")
-    elif image_size is not None:
-        height, width = image_size, image_size
-    crop_mode = config["crop_mode"]
-    if crop_mode not in ("center", "squash") or config["interpolation"] not in (
-        "nearest", "bilinear", "bicubic", "lanczos",
-    ):  # fmt: skip
-        raise UserError(
-            f"preprocessing with crop mode {crop_mode} and interpolation {config['interpolation']} "
-            "is not supported; use a model whose data config says center or squash"
-        )
-    if std is not None and not min(std) > 0:
-        raise UserError(f"--std {' '.join(map(str, std))} must be positive")
-    resize = [int(np.floor(size / config["crop_pct"])) for size in (height, width)]
-    return Preprocessing(
-        (height, width), tuple(resize), crop_mode, config["interpolation"],
-        tuple(map(float, mean or config["mean"])), tuple(map(float, std or config["std"])),
-    )  # fmt: skip
-
-
 def parse_model_kwargs(items: list[str]) -> dict[str, Any]:
-    """["img_size=32", ...] -> {"img_size": 32, ...}; values are Python literals, or else strings."""
+    """["img_size=32", ...] -> {"img_size": 32, ...}; values are Python literals, or otherwise strings. Raises UserError
+    for an item that is not KEY=VALUE."""
     parsed = {}
     for item in items:
         key, separator, text = item.partition("=")
         if not separator or not key.isidentifier():
-            raise UserError(f"--model-kwargs {item!r} is not KEY=VALUE; write for example img_size=32")
+            raise UserError(f"--model-kwargs {item!r} is not KEY=VALUE; write, for example, img_size=32")
         try:
             parsed[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -14,7 +14,7 @@ import torch
 from task import BATCH, CLASSES, IMAGE_SIZE, LEARNING_RATE, STEPS, THREADS
 from torch import nn
 
-from edge_s2a.host.adapters import bias
+from edge_s2a.host.adapters.bias import trainable_biases
 from edge_s2a.host.sources.timm import classifier_names
 
 RANK = 8
@@ -27,7 +27,7 @@ def new_model(name: str) -> nn.Module:
 
 def names_of_bias_and_head(model: nn.Module) -> list[str]:
     """The parameters that the bias module trains; layers without a bias get one."""
-    biases = set(bias.inject(model))
+    biases = set(trainable_biases(model))
     heads = tuple(f"{name}." for name in classifier_names(model))
     return [name for name, _ in model.named_parameters() if name in biases or name.startswith(heads)]
 
