@@ -8,8 +8,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Engine, Inputs
-from edge_s2a.device.engine.batches import logits_of, read_batches
+from edge_s2a.device.engine.batches import logits_of
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import PredictionLine
 from edge_s2a.run.writer import json_line

@@ -12,8 +12,9 @@ import pytest
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.manifest import parse_manifest
+from edge_s2a.device.data import feature_cache
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import feature_cache, open_dataset
+from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError

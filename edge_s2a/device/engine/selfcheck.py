@@ -5,7 +5,7 @@ import numpy as np
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.data.dataset import normalize
+from edge_s2a.device.data.preprocessing import normalize
 from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.optim.optimizer import AdamW
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
