@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.data.dataset import load_pixels, open_dataset
+from edge_s2a.device.data.dataset import open_dataset
+from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.sources.preprocessing import preprocessing_of

@@ -1,1 +1,4 @@
-"""The on-device runtime: numpy, onnxruntime, psutil and pillow, nothing else."""
+"""The device side: trains and runs an artifact within a memory budget.
+
+Needs numpy, onnxruntime, psutil and pillow; never torch.
+"""

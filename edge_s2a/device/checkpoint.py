@@ -1,7 +1,7 @@
-"""The state of a run between two optimizer steps, as one safetensors file, and the one before it.
+"""Saves the state of a training between two optimizer steps as a safetensors file, and keeps the one before it.
 
-Power may fail at any moment: a file takes its name only when it is whole and on the disk, the previous one is kept, and
-a digest tells whether the disk gives back what was written.
+Power may fail at any moment: a file takes its name only once it is complete and on the disk, the previous one is kept,
+and a digest tells whether the disk returns what was written.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Position:
-    """How far a run has come. The order of images and their augmentation follow from seed and epoch."""
+    """How far a training has come. The order of images and their augmentation follow from seed and epoch."""
 
     epoch: int = 0  # epochs done
     step: int = 0  # optimizer steps done
@@ -38,15 +38,16 @@ class Position:
     best_accuracy: float = -1.0
     updates: int = 0  # steps that the optimizer's state has seen
     failures: int = 0  # steps in a row whose loss or gradient was not finite
-    rate_share: float = 1.0  # of the learning rate that was asked for; halved when it is too much
+    rate_share: float = 1.0  # of the learning rate that was asked for; halved when that is too high
     lowest_loss: float = float("inf")  # of an epoch, or of the first step
     training_s: float = 0.0  # in optimizer steps
     elapsed_s: float = 0.0  # in all
 
 
 def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays], settings: dict) -> None:
-    """arrays: group ("adapter", "best", "optimizer") -> tensors. Raises UserError if it cannot be written; what was
-    there before is there then."""
+    """Writes a checkpoint into `folder`. arrays: tensors by group ("adapter", "best", "optimizer"). settings: those
+    that decide the result, as JSON has them. Raises UserError if it cannot be written; the earlier ones are intact
+    then."""
     flat = {f"{group}/{name}": array for group, named in arrays.items() for name, array in named.items()}
     metadata = {"position": json.dumps(asdict(position)), "settings": json.dumps(settings)}
     with atomic_writer(folder / NEXT) as file:
@@ -59,8 +60,9 @@ def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays],
 
 
 def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> tuple[Position, str]:
-    """Copies the saved tensors into `arrays`; returns the position, and what is wrong with a newer checkpoint, "" if
-    nothing is. Raises UserError if there is no checkpoint that is whole, or if the run had other settings."""
+    """Copies the saved tensors into `arrays`. Returns the position, and a sentence about the newest checkpoint if that
+    is damaged and the one before it was read, otherwise "". Raises UserError if there is no intact checkpoint, or if
+    the run had other settings."""
     errors = []
     for path in (folder / FILE, folder / PREVIOUS):
         if path.exists():
@@ -71,20 +73,20 @@ def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> 
                 errors.append(str(error))
     else:
         reason = "; ".join(errors) or f"{folder / FILE} does not exist"
-        raise UserError(f"nothing to resume: {reason}; leave --resume away")
+        raise UserError(f"nothing to resume: {reason}; omit --resume")
     different = sorted(key for key in settings if saved.get(key) != settings[key])
     if different:
         raise UserError(
             f"the run in {folder.parent} was started with "
             + ", ".join(f"{key} {saved.get(key)} instead of {settings[key]}" for key in different)
-            + "; resume with the same settings, or start anew without --resume"
+            + "; resume with the same settings, or start again without --resume"
         )
     try:
         for group, named in arrays.items():
             for name, array in named.items():
                 array[...] = loaded[f"{group}/{name}"]
     except (KeyError, ValueError) as error:
-        raise UserError(f"checkpoint {path} does not fit this run ({error}); start anew") from error
+        raise UserError(f"checkpoint {path} does not fit this run ({error}); start again without --resume") from error
     return position, "; ".join(errors)
 
 
@@ -93,7 +95,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
-    """(tensors, position, settings). Raises UserError if the file is not what was written."""
+    """Returns (tensors, position, settings). Raises UserError if the file is not the one that was written."""
     loaded, metadata = tensors.decode(read_bytes(path, "checkpoint"), f"checkpoint {path}")
     if not tensors.has_its_digest(loaded, metadata):
         raise UserError(f"checkpoint {path} is damaged: its checksum is wrong")
@@ -104,7 +106,7 @@ def read_checkpoint(path: Path) -> tuple[Arrays, Position, dict]:
 
 
 def _position(fields: dict) -> Position:
-    """Raises ValueError or TypeError unless each field is a number of its kind."""
+    """The position with these fields. Raises ValueError or TypeError unless each is a number of its kind."""
     position = Position(**fields)
     for field in dataclasses.fields(Position):
         value, is_count = getattr(position, field.name), isinstance(field.default, int)
@@ -118,7 +120,7 @@ def _position(fields: dict) -> Position:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """So that a new run in a used folder is never taken for the old one."""
+    """Removes all checkpoints, so that a new run in a used folder is never mistaken for the old one."""
     for name in (FILE, PREVIOUS, NEXT):
         with writing(folder / name):
             (folder / name).unlink(missing_ok=True)

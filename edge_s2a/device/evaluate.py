@@ -8,15 +8,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Engine, Inputs
-from edge_s2a.device.engine.batches import logits_of, read_batches
+from edge_s2a.device.engine.batches import logits_of
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import PredictionLine
 from edge_s2a.run.writer import json_line
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float32 (batch, classes) -> float32 (batch, classes)."""
+    """Logarithms of the probabilities: float32 (batch, classes) of logits float32 (batch, classes)."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
@@ -29,7 +30,7 @@ def score(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
 
 
 def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict[str, Any]:
-    """As `evaluate_batches`, of all images of a dataset."""
+    """Evaluates all images of a dataset; see `evaluate_batches`."""
     labels = np.array([sample.label for sample in dataset.samples])
     batches = (
         ([image_name(dataset, index) for index in indices], inputs, labels[indices])
@@ -80,7 +81,7 @@ def prediction_lines(names: list[str], labels: np.ndarray, logits: np.ndarray, c
 
 
 def image_name(dataset: Dataset, index: int) -> str:
-    """Below the data's folder, as that may be moved; or the number in a .npz."""
+    """The path of image `index` below the data's folder, which may be moved; or its number in a .npz."""
     source = dataset.samples[index].source
     if isinstance(source, Path) and source.is_relative_to(dataset.where):
         source = source.relative_to(dataset.where)
@@ -88,7 +89,8 @@ def image_name(dataset: Dataset, index: int) -> str:
 
 
 def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) -> tuple[list[dict], dict[str, str]]:
-    """([{"image", "predictions": [{"label", "probability"}, ...]}, ...], {unreadable image: reason})."""
+    """Returns ([{"image", "predictions": [{"label", "probability"}, ...]}, ...], {unreadable image: reason}), with the
+    `top` likeliest classes of each image."""
     dataset = Dataset(Path(), classes, [Sample(path, 0) for path in images])
     results = []
     for indices, logits in all_logits(runtime, dataset):
@@ -100,6 +102,6 @@ def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) 
 
 
 def all_logits(runtime: Runtime, dataset: Dataset) -> Iterator[tuple[list[int], np.ndarray]]:
-    """(indices, logits float32 (indices, classes)) of all readable images, in micro-batches."""
+    """Yields (indices, logits float32 (indices, classes)) of all readable images, in micro-batches."""
     for indices, inputs in read_batches(dataset, range(len(dataset.samples)), runtime.collator):
         yield indices, logits_of(runtime.engine, inputs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
-from edge_s2a.device.data.dataset import UnusableImage
+from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.program_images import (
     ImageLike,
     Label,

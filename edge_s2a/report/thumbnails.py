@@ -8,7 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.dataset import Dataset, Sample, UnusableImage, load_pixels, open_dataset
+from edge_s2a.device.data.dataset import Dataset, Sample, open_dataset
+from edge_s2a.device.data.decoding import UnusableImage
+from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.errors import UserError
 
 SIDE = 112  # pixels; shown at 56 to 112 points

@@ -275,5 +275,5 @@ def test_a_golden_step_that_deviates(small_artifact, tmp_path):
 def test_a_provider_that_is_not_there(small_artifact, provider):
     """The tests run without a GPU build of the engine."""
     done = run_command("check", small_artifact, "--provider", provider)
-    assert_refused(done, 2, "ExecutionProvider", "onnxruntime-gpu", "or leave --provider away")
+    assert_refused(done, 2, "ExecutionProvider", "onnxruntime-gpu", "or omit --provider")
     assert run_command("check", small_artifact, "--provider", "cpu").returncode == 0

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.dataset import UnusableImage, load_pixels, open_dataset, read_image
+from edge_s2a.device.data.dataset import open_dataset
+from edge_s2a.device.data.decoding import UnusableImage, read_image
 from edge_s2a.device.data.loader import stream
+from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.errors import UserError
 from tests.conftest import write_images
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.dataset import NO_LIMIT, UnusableImage, open_dataset, read_image
+from edge_s2a.device.data.dataset import open_dataset
+from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, read_image
 from edge_s2a.errors import UserError
 from tests.conftest import PROJECT, assert_refused, run_command, write_images
 
@@ -93,17 +94,18 @@ MEASURE = """
 import sys
 from pathlib import Path
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data import dataset as data
+from edge_s2a.device.data import decoding
+from edge_s2a.device.data.preprocessing import resize_and_crop
 from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 make_allocator_predictable()
 plain = Preprocessing((224, 224), (248, 248), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 counted = []
-decode_bytes = data.decode_bytes
-data.decode_bytes = lambda *arguments: counted.append(decode_bytes(*arguments)) or counted[-1]
+decode_bytes = decoding.decode_bytes
+decoding.decode_bytes = lambda *arguments: counted.append(decode_bytes(*arguments)) or counted[-1]
 small, large = map(Path, sys.argv[1:])
-data.resize_and_crop(data.read_image(small, plain, data.NO_LIMIT), plain)
+resize_and_crop(decoding.read_image(small, plain, decoding.NO_LIMIT), plain)
 before = peak_resident_bytes()
-data.resize_and_crop(data.read_image(large, plain, data.NO_LIMIT), plain)
+resize_and_crop(decoding.read_image(large, plain, decoding.NO_LIMIT), plain)
 print(peak_resident_bytes() - before, counted[-1])
 """
 LARGE = {
@@ -221,7 +223,7 @@ def test_one_accent_written_in_two_ways_is_one_class(tmp_path):
     assert dataset.classes == [together, "tea"]
     assert {sample.label: sample.source.parent.name for sample in dataset.samples} == {0: apart, 1: "tea"}
     (tmp_path / together).mkdir()
-    with pytest.raises(UserError, match="one name, written in two ways"):
+    with pytest.raises(UserError, match="the same name, written in two ways"):
         open_dataset(tmp_path, "train", [together, "tea"], 2)
 
 

@@ -157,7 +157,7 @@ def test_two_damaged_checkpoints_are_one_clear_error(small_artifact, image_folde
     for name in ("state.safetensors", "previous.safetensors"):
         (stopped_run / "checkpoint" / name).write_bytes(b"\0" * 100)
     done = run_command(*arguments(small_artifact, image_folder, stopped_run, "--resume"))
-    assert_refused(done, 2, "nothing to resume", "state.safetensors", "previous.safetensors", "leave --resume away")
+    assert_refused(done, 2, "nothing to resume", "state.safetensors", "previous.safetensors", "omit --resume")
 
 
 def test_metrics_that_end_within_a_line_are_mended(small_artifact, image_folder, whole_run, stopped_run):

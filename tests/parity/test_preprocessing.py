@@ -6,7 +6,9 @@ import timm
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from edge_s2a.device.data.dataset import Dataset, Sample, load_pixels, normalize
+from edge_s2a.device.data.dataset import Dataset, Sample
+from edge_s2a.device.data.pixels import load_pixels
+from edge_s2a.device.data.preprocessing import normalize
 from edge_s2a.host.sources.preprocessing import preprocessing_of
 
 

@@ -23,7 +23,8 @@ def test_4_bit_gradients_point_where_exact_ones_do():
     import torch
     from torch.func import functional_call
 
-    from edge_s2a.device.data.dataset import load_pixels, open_dataset
+    from edge_s2a.device.data.dataset import open_dataset
+    from edge_s2a.device.data.pixels import load_pixels
     from edge_s2a.host.golden import normalized
     from edge_s2a.host.pack import Options, adapt
     from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy

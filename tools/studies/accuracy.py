@@ -38,7 +38,8 @@ import numpy as np
 import torch
 from few_shot_split import link, split_class
 
-from edge_s2a.device.data.dataset import load_pixels, open_dataset
+from edge_s2a.device.data.dataset import open_dataset
+from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.sources.preprocessing import preprocessing_of

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.dataset import load_pixels, open_dataset
+from edge_s2a.device.data.dataset import open_dataset
+from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.pack import Adapted
 from edge_s2a.host.trace.capture import observe_saved_tensors

@@ -1,11 +1,11 @@
-"""Features of images, kept in a file from one epoch, and one run, to the next.
+"""Keeps the features of images in a file, from one epoch and one run to the next.
 
-Where only modules beside the backbone train, what it computes of an image never changes (Manifest.features). Training
-then reads features from 8-bit codes, those that are just computed too: what it learns does not depend on what the file
-holds. The file only grows, up to its limit; what does not fit is computed again in each epoch. (Dropping old records
-for new ones would help nothing, for an epoch reads each image once.)
+Where only modules beside the backbone are trained, its features of an image never change (Manifest.features). Training
+then reads features from 8-bit codes, even those that were just computed: what it learns does not depend on what the
+file holds. The file only grows, up to its limit; features that do not fit are computed again in each epoch. (Replacing
+old records would not help, because an epoch reads each image once.)
 
-    header   magic, SHA-256 of what computes the features, bytes of a record (uint64): HEADER_BYTES
+    header   magic, SHA-256 of what computes the features, bytes per record (uint64): HEADER_BYTES
     record   key (32 bytes), CRC-32 of the codes (uint32), codes
     codes    of each feature in turn: uint8 codes, float16 scales and minima of groups (edge_s2a.codec.reference)
 """
@@ -29,19 +29,20 @@ HEADER = struct.Struct("<20s32sQ")
 HEADER_BYTES = HEADER.size
 PREFIX = struct.Struct("<32sI")
 BITS = 8
-SCALES_BYTES = 4  # of a group: scale and minimum
-CHUNK = 1024 * GROUP_SIZE  # values that are coded at once, for temporaries take several times as much
+SCALES_BYTES = 4  # per group: scale and minimum
+CHUNK = 1024 * GROUP_SIZE  # values coded at once; temporaries take several times as much
 NOT_OF_FEATURES = (ADAPTER, GOLDEN, PLAN)
 
 
 def identity_of(manifest: Manifest) -> bytes:
-    """SHA-256 of what decides the features of an image: graphs, frozen weights, preprocessing."""
+    """SHA-256 of everything that decides the features of an image: graphs, frozen weights, preprocessing."""
     digests = {name: entry["sha256"] for name, entry in manifest.members.items() if name not in NOT_OF_FEATURES}
     text = json.dumps([digests, vars(manifest.preprocessing)], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
 def key_of(image_digest: bytes, is_mirrored: bool) -> bytes:
+    """The key of an image's features, 32 bytes."""
     return hashlib.sha256(image_digest + bytes([is_mirrored])).digest()
 
 
@@ -49,17 +50,17 @@ def key_of(image_digest: bytes, is_mirrored: bool) -> bytes:
 
 
 def sizes_of(shapes: dict[str, list[int]]) -> list[int]:
-    """Values of each feature of an image, and what is missing to whole groups."""
+    """Values per image of each feature, rounded up to whole groups."""
     return [-(-math.prod(shape) // GROUP_SIZE) * GROUP_SIZE for shape in shapes.values()]
 
 
 def code_bytes(shapes: dict[str, list[int]]) -> int:
-    """Of an image; shapes: of its features, Manifest.features."""
+    """Bytes of one image's codes. shapes: of its features, Manifest.features."""
     return sum(size + SCALES_BYTES * size // GROUP_SIZE for size in sizes_of(shapes))
 
 
 def encode(features: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> bytes:
-    """The codes of one image's features: name -> float32 of its shape."""
+    """The codes of one image. features: float32 by name, of `shapes`."""
     parts = []
     for name in shapes:
         values = features[name].reshape(-1)
@@ -72,8 +73,8 @@ def encode(features: dict[str, np.ndarray], shapes: dict[str, list[int]]) -> byt
 
 
 def decode(codes: bytes, features: dict[str, np.ndarray], index: int, shapes: dict[str, list[int]]) -> None:
-    """Writes what `encode` kept into image `index` of `features`: name -> float32 (batch * first of its shape,
-    others)."""
+    """Decodes `codes`, from `encode`, into image `index` of `features`: float32 by name, of `shapes` with the first
+    axis `batch` times as long."""
     offset = 0
     for name, (first, *_) in shapes.items():
         values = features[name][index * first : (index + 1) * first].reshape(-1)
@@ -83,18 +84,19 @@ def decode(codes: bytes, features: dict[str, np.ndarray], index: int, shapes: di
             packed = np.frombuffer(codes, np.uint8, groups * GROUP_SIZE, offset).reshape(groups, 1, GROUP_SIZE)
             scales = np.frombuffer(codes, np.float16, 2 * groups, offset + packed.nbytes).reshape(2, groups, 1, 1)
             offset += packed.nbytes + scales.nbytes
-            chunk[:] = decode_groups(packed, *scales, BITS, GROUP_SIZE).reshape(-1)[: len(chunk)]
+            scale, minimum = scales
+            chunk[:] = decode_groups(packed, scale, minimum, BITS, GROUP_SIZE).reshape(-1)[: len(chunk)]
 
 
 # -- the file ------------------------------------------------------------------------------------------
 
 
 class FeatureCache:
-    """Codes by key, in a file of at most `limit_bytes`. One process writes it, one thread of which appends while
-    another may look up."""
+    """Codes by key, in a file of at most `limit_bytes`. One process writes it; one of its threads may append while
+    another looks up."""
 
     def __init__(self, path: Path, manifest: Manifest, limit_bytes: int):
-        """Takes up a file that was made for these features; any other is begun anew. Raises OSError."""
+        """Opens the file, and empties it unless it was made for these features. Raises OSError."""
         self.shapes = manifest.features
         self._problem: str | None = None
         self._code_bytes = code_bytes(self.shapes)
@@ -104,7 +106,7 @@ class FeatureCache:
         if os.pread(self._file, HEADER_BYTES, 0) != header:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, header, 0)
-        # A record that a power failure tore off is overwritten; on a full disk even the header may be torn.
+        # A record that a power failure cut off is overwritten; on a full disk even the header may be cut off.
         self.count = max(0, (os.fstat(self._file).st_size - HEADER_BYTES) // self._record_bytes)
         self.capacity = max(self.count, (limit_bytes - HEADER_BYTES) // self._record_bytes)
         self._keys = np.zeros(self.capacity, np.uint64)  # the first bytes of each
@@ -112,7 +114,7 @@ class FeatureCache:
             self._keys[number] = np.frombuffer(os.pread(self._file, 8, self._offset(number)), np.uint64)[0]
 
     def find(self, key: bytes) -> bytes | None:
-        """The codes that were kept under `key`, None if there are none that are whole."""
+        """The codes under `key`; None if there are none, or none that are intact."""
         for number in np.flatnonzero(self._keys[: self.count] == np.frombuffer(key[:8], np.uint64)):
             try:
                 record = os.pread(self._file, self._record_bytes, self._offset(int(number)))
@@ -124,7 +126,7 @@ class FeatureCache:
         return None
 
     def append(self, key: bytes, codes: bytes) -> None:
-        """Keeps `codes`, unless the file is full, or something else is wrong with it."""
+        """Keeps `codes` under `key`, unless the file is full or cannot be written."""
         if self.count == self.capacity or self.find(key) is not None:
             return
         record = PREFIX.pack(key, zlib.crc32(codes)) + codes
@@ -140,7 +142,7 @@ class FeatureCache:
         self.count += 1
 
     def take_problem(self) -> str | None:
-        """Why the file grows no more though it is not full, when asked for the first time."""
+        """The reason why the file stopped growing before it was full; None after it was asked for once."""
         problem, self._problem = self._problem, None
         return problem
 

@@ -1,24 +1,27 @@
-"""Images in order from one background thread through a bounded queue."""
+"""Loads images in order, in one background thread, through a bounded queue."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
-from edge_s2a.device.data.dataset import Dataset, UnusableImage
+from edge_s2a.device.data.dataset import Dataset
+from edge_s2a.device.data.decoding import UnusableImage
 
 Prepared = TypeVar("Prepared")
 
 
 def stream(
     dataset: Dataset, order: Iterable[int], load: Callable[[int], Prepared], capacity: int
-) -> Iterator[tuple[int, Prepared]]:
-    """(index, what `load` made of it) for each index of `order` whose image can be read; others go to
-    `dataset.skipped` and are not tried again. At most `capacity` images wait in the queue."""
-    ready: queue.Queue = queue.Queue(maxsize=capacity)
+) -> Generator[tuple[int, Prepared], None, None]:
+    """Yields (index, load(index)) for each index of `order` whose image can be read; the others go to `dataset.skipped`
+    and are not tried again. At most `capacity` images wait in the queue. Raises what `load` raises, but for
+    UnusableImage."""
+    ready: queue.Queue[tuple[int, Prepared] | BaseException | None] = queue.Queue(maxsize=capacity)
     stopped = threading.Event()
 
-    def put(item) -> bool:
+    def put(item: tuple[int, Prepared] | BaseException | None) -> bool:
+        """Waits for room; False if the consumer has gone."""
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.1)
@@ -41,7 +44,7 @@ def stream(
                 if not put((index, prepared)):
                     return
             put(None)
-        except BaseException as error:  # handed to the consumer, which must not wait for ever
+        except BaseException as error:  # for the consumer, which must not wait forever
             put(error)
 
     thread = threading.Thread(target=work, name="edge-s2a loader", daemon=True)

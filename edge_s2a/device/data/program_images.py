@@ -13,7 +13,8 @@ from PIL import Image
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import UnusableImage, as_rgb, read_image, resize_and_crop
+from edge_s2a.device.data.decoding import UnusableImage, as_rgb, read_image
+from edge_s2a.device.data.preprocessing import resize_and_crop
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.evaluate import evaluate_batches
 from edge_s2a.device.runtime import Runtime

@@ -1,39 +1,48 @@
-"""Replays the golden step: this machine's engine must compute what the host's torch computed."""
+"""Replays the golden step: the engine on this machine must compute what torch computed on the host."""
+
+from typing import TypedDict
 
 import numpy as np
 
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.data.dataset import normalize
+from edge_s2a.device.data.preprocessing import normalize
 from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.optim.optimizer import AdamW
 from edge_s2a.errors import ArenaExhausted, CheckError, UserError
 
-# Rounding differs between torch and the engine. In gradients it now and then tips a value into the next
-# 4-bit code, or over the edge of a ReLU: measured up to 1e-3 of the whole gradient and 2e-2 of the worst tensor,
-# where a wrong operator, scale or nibble order gives far more. Nothing amplifies it in the others: below 1e-5.
+# Rounding differs between torch and the engine. In gradients it now and then tips a value into the next 4-bit code, or
+# over the edge of a ReLU: measured up to 1e-3 of the whole gradient and 2e-2 of the worst tensor, where a wrong
+# operator, scale or nibble order gives far more. Nothing amplifies it in the other quantities: below 1e-5.
 TOLERANCES = {"loss": 1e-4, "logits": 1e-4, "gradients": 5e-3, "worst_gradient": 5e-2, "update": 1e-4}
-# A value that tips into the next of 256 codes changes all that follows a little, so that after a dozen blocks two
-# engines differ by as much as the rounding itself: measured up to 0.035 of the logits and 0.09 of the gradient
+# A value that tips into the next of 256 codes changes everything that follows a little, so that after a dozen blocks
+# two engines differ by as much as the rounding itself: measured up to 0.035 of the logits and 0.09 of the gradient
 # (ViT-B/16). Two blocks agree to 1e-6 (tests/host/test_int8.py).
 INT8_TOLERANCES = {"loss": 1e-2, "logits": 0.1, "gradients": 0.25, "worst_gradient": 0.3, "update": 1e-4}
-# A tensor whose gradient is all rounding noise (an attention's key bias) counts against this share of
-# the mean gradient instead of against itself.
+# The error of a tensor whose gradient is nothing but rounding (an attention's key bias) is relative to this share of
+# the mean gradient instead of to its own.
 NOISE_SHARE = 0.01
 
 
 def updated(name: str) -> str:
-    """The golden member's name of an adapter tensor after one optimizer update."""
+    """The name in the golden member of an adapter tensor after one optimizer update."""
     return f"updated:{name}"
 
 
-def check(artifact: Artifact, engine: Engine) -> dict:
-    """{"ok", "max_relative_error", "errors": {"loss", "logits", "gradients", "worst_gradient",
-    "update"}, "tolerances": the same} of the artifact.
+class CheckResult(TypedDict):
+    """How far the engine is from the golden step. Errors are relative."""
 
-    Raises CheckError where the engine needs more memory than the plan promises; a golden step that deviates gives
-    ok=False. Leaves the adapter updated.
+    ok: bool
+    max_relative_error: float
+    errors: dict[str, float]  # of "loss", "logits", "gradients", "worst_gradient" and "update"
+    tolerances: dict[str, float]  # of the same
+
+
+def check(artifact: Artifact, engine: Engine) -> CheckResult:
+    """Runs the golden step of an artifact on `engine`, whose adapter it updates.
+
+    A step that deviates gives ok=False. Raises CheckError where the engine needs more memory than the plan promises.
     """
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {artifact.path}")
     images = golden[IMAGE]
@@ -52,8 +61,8 @@ def check(artifact: Artifact, engine: Engine) -> dict:
     settings = artifact.manifest.golden_optimizer
     before = {name: array.copy() for name, array in engine.adapter.items()}
     try:
-        # AdamW divides each element by its own size, so it blows rounding of small gradients up: its
-        # arithmetic is checked on the host's gradients.
+        # AdamW divides each element by its own size, which magnifies the rounding of small gradients: its arithmetic
+        # is checked on the host's gradients.
         golden_gradients = {name: golden[gradient(name)] for name in engine.adapter}
         AdamW(engine.adapter, settings["weight_decay"]).step(golden_gradients, settings["lr"])
         errors = {
@@ -90,7 +99,7 @@ def whole_error(measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]
 
 
 def worst_error(measured: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """The largest relative error of any tensor, with NOISE_SHARE of the mean norm as the least divisor."""
+    """The largest relative error of any tensor. Errors are relative to NOISE_SHARE of the mean norm at least."""
     norms = {name: float(np.linalg.norm(array)) for name, array in expected.items()}
     mean = float(np.sqrt(np.mean([norm**2 for norm in norms.values()])))
     errors = [

@@ -1,8 +1,8 @@
-"""Frozen weights in less memory than they take: those that one call reads are read from the file into a buffer that all
-calls share.
+"""Streams frozen weights from the file: each call's weights are read, before it runs, into one buffer that all calls
+share.
 
-A mapped file would be resident by as much as the system's page cache maps at once: 64 KiB, or 2 MiB where a file system
-caches huge pages. What a buffer takes is known beforehand.
+Pages of a mapped file would become resident in units that the system chooses: 64 KiB, or 2 MiB where a file system
+caches huge pages. The size of a buffer is known beforehand.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Placed(NamedTuple):
 
 
 def streamed_bytes(weights: dict[str, np.ndarray], call: Call) -> int:
-    """What the weights that `call` reads take in the buffer."""
+    """Bytes in the buffer of the weights that `call` reads."""
     return sum(_aligned(weights[name].nbytes) for name in set(call.inputs).intersection(weights))
 
 
@@ -32,14 +32,15 @@ class WeightStream:
     """Reads the weights of one call at a time."""
 
     def __init__(self, artifact: Artifact, weights: dict[str, np.ndarray], mapping: np.ndarray, calls: list[Call]):
-        """weights: views of `mapping`, uint8 (bytes,), the weights member; only their places are kept."""
+        """mapping: the weights member, uint8 (bytes,). weights: views of it, of which only the places are kept. calls:
+        all that will be read for; the one with the largest weights decides the buffer's size."""
         self._artifact = artifact
         base = _address(mapping)
         self._places = {name: (_address(array) - base, array.dtype, array.shape) for name, array in weights.items()}
         self._buffer = np.empty(max(streamed_bytes(weights, call) for call in calls), np.uint8)
 
     def place(self, call: Call) -> list[Placed]:
-        """The weights that `call` reads, one after the other in the buffer, in the order of the file."""
+        """Where the weights that `call` reads will be: one after the other in the buffer, in the order of the file."""
         names = sorted(set(call.inputs).intersection(self._places), key=lambda name: self._places[name][0])
         placed, start = [], 0
         for name in names:
@@ -50,7 +51,7 @@ class WeightStream:
         return placed
 
     def read(self, placed: list[Placed]) -> None:
-        """Raises UserError where the file no longer has them."""
+        """Reads these weights into their places. Raises UserError if the file has become shorter."""
         for weight in placed:
             self._artifact.read_into(WEIGHTS, weight.offset, weight.array)
 

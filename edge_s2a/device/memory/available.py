@@ -1,4 +1,4 @@
-"""How much memory this process may take: what the machine and its control groups (cgroups, v1 and v2) leave it."""
+"""How much memory this process can have: what the machine and its control groups (cgroups, v1 and v2) leave it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from edge_s2a.errors import UserError
 from edge_s2a.sizes import MIB, parse_size
 
-# Left to the rest of the system: it needs some to breathe, and another process may take some while a step runs.
+# Left to the rest of the system, where another process may need some while a step runs.
 RESERVE_BYTES = 32 * MIB
 RESERVE_SHARE = 0.1
-UNLIMITED_BYTES = 1 << 60  # where cgroup v1 has no limit it says a number above this
+UNLIMITED_BYTES = 1 << 60  # cgroup v1 reports a number above this where there is no limit
 
 
 def parse_budget(budget: int | str) -> int:
@@ -26,12 +26,13 @@ def parse_budget(budget: int | str) -> int:
 
 
 def less_reserve(attainable: int) -> int:
+    """Bytes that a budget may claim of `attainable` bytes."""
     return attainable - max(RESERVE_BYTES, int(RESERVE_SHARE * attainable))
 
 
 def attainable_bytes(root: Path = Path("/")) -> int:
-    """The resident memory that this process can reach before the machine or a cgroup runs out of it: what it has, and
-    what is free or can be freed by dropping clean pages of files."""
+    """The resident memory that this process can reach before the machine or a cgroup runs out of it: what it has, plus
+    what is free or can be freed by dropping clean pages of files. root: where /proc and /sys are."""
     anonymous_bytes, file_bytes = resident_parts(root)
     free_bytes = read_fields(root / "proc/meminfo")["MemAvailable"] * 1024
     for limit_bytes, used_bytes in cgroup_limits(root):
@@ -40,13 +41,13 @@ def attainable_bytes(root: Path = Path("/")) -> int:
 
 
 def resident_parts(root: Path) -> tuple[int, int]:
-    """Resident bytes of this process: its own, and of mapped files, which are counted as free elsewhere."""
+    """Resident bytes of this process: (its own, those of mapped files, which count as free elsewhere)."""
     fields = read_fields(root / "proc/self/status")
     return fields["RssAnon"] * 1024, (fields["RssFile"] + fields["RssShmem"]) * 1024
 
 
 def cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, bytes in use that cannot be dropped) of each cgroup above this process that has a limit."""
+    """Yields (limit, bytes in use that cannot be dropped) of each cgroup around this process that has a limit."""
     for kind, mount, path in memory_cgroups(root):
         limit_name, usage_name, files_name = {
             "cgroup2": ("memory.max", "memory.current", "file"),
@@ -59,7 +60,7 @@ def cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
                 used_bytes = int((place / usage_name).read_text())
                 statistics = read_fields(place / "memory.stat")
             except OSError:
-                continue  # the root of v2 has no such files; in a container, only what is below its own root is there
+                continue  # the root of v2 has no such files; a container sees only what is below its own root
             if text != "max" and int(text) < UNLIMITED_BYTES:
                 # Files in memory file systems count as files, but cannot be dropped.
                 shared_bytes = statistics.get("shmem", 0) if kind == "cgroup2" else statistics.get("total_shmem", 0)
@@ -67,8 +68,8 @@ def cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def memory_cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
-    """("cgroup2" or "cgroup", where its tree is mounted, this process's place in that tree, absolute)."""
-    places = {}
+    """Yields ("cgroup2" or "cgroup", where its tree is mounted, the absolute path of this process in that tree)."""
+    places: dict[str, str] = {}
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
@@ -80,14 +81,14 @@ def memory_cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
         kind, _, options = system.split(" ")[:3]
         if kind in places and (kind == "cgroup2" or "memory" in options.split(",")):
             mounted_root, mounted_at = mount.split(" ")[3:5]
-            path = Path(places[kind])
-            if path.is_relative_to(mounted_root):
-                path = Path("/") / path.relative_to(mounted_root)
-            yield kind, root / mounted_at.lstrip("/"), path
+            place = Path(places[kind])
+            if place.is_relative_to(mounted_root):
+                place = Path("/") / place.relative_to(mounted_root)
+            yield kind, root / mounted_at.lstrip("/"), place
 
 
 def read_fields(path: Path) -> dict[str, int]:
-    """The numbers of a file whose lines are `name number` or `name: number unit`."""
+    """The numbers in a file with lines `name number` or `name: number unit`, by name."""
     fields = {}
     for line in path.read_text().splitlines():
         words = line.replace(":", " ").split()

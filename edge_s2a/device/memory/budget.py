@@ -1,8 +1,8 @@
-"""From a memory budget to the micro-batch that fits it: measure, reserve, then run.
+"""Finds the micro-batch that fits a memory budget.
 
-The budget bounds the peak resident memory of the whole process. What is there already is measured
-(interpreter, libraries, the loaded graphs); what will come is computed (weights, the engine's arena,
-optimizer, data); a small reserve, stated here, covers the rest.
+The budget bounds the peak resident memory of the whole process. The memory in use at start-up is measured (interpreter,
+libraries, loaded graphs); the memory that a run adds is computed (weights, the engine's arena, optimizer, data); a
+small reserve, stated here, covers the rest.
 """
 
 import math
@@ -26,26 +26,26 @@ from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
 from edge_s2a.sizes import MIB, format_size
 
-# Decoding one image: data.decode_bytes says what it takes.
+# For decoding one image: data.decoding.decode_bytes computes what it takes.
 DECODE_RESERVE_BYTES = 3 * MIB
-# Thread stacks, the engine's frames and pages of its code that the first run touches, growth of Python's heap, a
-# decoder's tables: measured up to 5 MiB.
+# Thread stacks, the engine's frames, pages of its code that the first run touches, growth of Python's heap, a decoder's
+# tables: measured up to 5 MiB.
 RUN_RESERVE_BYTES = 5 * MIB
-# With less than this left by machine or cgroup memory is scarce. A cgroup limited to the budget leaves more: mapped
-# files, some 30 MiB of libraries alone, do not count there.
+# Memory is scarce when the machine or a cgroup leaves less than this. A cgroup limited to the budget leaves more:
+# mapped files, some 30 MiB of libraries alone, do not count there.
 LEAST_FREE_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What would run under a budget, and what its predicted peak is made of (bytes)."""
+    """What runs under a budget, and the parts of its predicted peak (bytes)."""
 
     budget_bytes: int
-    batch_size: int  # effective: images an optimizer step
-    micro_batch_size: int  # images a run of the training program; 0 if not even one fits
+    batch_size: int  # effective: images per optimizer step
+    micro_batch_size: int  # images per run of the training program; 0 if not even one fits
     predicted_peak_bytes: int  # with that micro-batch, or with one image
     minimum_budget_bytes: int  # the smallest budget that is certain to be accepted
-    streams_weights: bool  # whether frozen weights are read anew for each graph
+    streams_weights: bool  # whether frozen weights are read from the file for each graph
     parts: dict[str, int]  # of predicted_peak_bytes
     arena_bytes: int  # the size of the engine's arena: its hard limit
 
@@ -55,7 +55,7 @@ class MemoryPlan:
 
     @property
     def decode_limit_bytes(self) -> int:
-        """What decoding an image may take: a large one may use what the plan leaves of the budget."""
+        """The memory that decoding an image may take: the reserve, and what the plan leaves of the budget."""
         return DECODE_RESERVE_BYTES + self.budget_bytes - self.predicted_peak_bytes
 
     def require(self) -> None:
@@ -87,6 +87,7 @@ class Weights:
 
 
 def measure(libraries_bytes: int) -> Measured:
+    """Measures this process, with everything loaded. libraries_bytes: resident before anything was."""
     return Measured(libraries_bytes, resident_bytes(), peak_resident_bytes())
 
 
@@ -99,10 +100,11 @@ def make_plan(
     batch_size: int,
     optimizer_bytes: int,
 ) -> MemoryPlan:
-    """As few micro-batches as the predicted peak allows within the budget, and these as even as can be. Frozen weights
-    stay in memory only where that leaves room for the whole batch: reading them again costs little time.
+    """Plans as few micro-batches as the budget allows, as even as possible. Frozen weights stay in memory only where
+    that leaves room for the whole batch, because reading them again costs little time.
 
-    graphs: the programs that will run. Raises CheckError if the placement of their buffers is not sound.
+    graphs: the programs that will run. optimizer_bytes: see `bytes_of_optimizer`. Raises CheckError if the placement of
+    the graphs' buffers is not sound.
     """
     fixed = {
         "interpreter and libraries": measured.libraries_bytes,
@@ -113,8 +115,8 @@ def make_plan(
 
     def peak(batch: int, weight_bytes: int, region_bytes: int) -> int:
         """With all of the arena's region resident."""
-        apart = sum(fixed.values()) + weight_bytes + data_bytes(manifest, batch)
-        return max(apart + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
+        outside_bytes = sum(fixed.values()) + weight_bytes + data_bytes(manifest, batch)
+        return max(outside_bytes + region_bytes + region_overhead(region_bytes), measured.peak_bytes)
 
     def least_peak(batch: int, weight_bytes: int) -> int:
         return peak(batch, weight_bytes, smallest_arena_bytes(graphs, batch))
@@ -122,10 +124,10 @@ def make_plan(
     streams_weights = least_peak(batch_size, weights.whole_bytes) > budget_bytes
     weight_bytes = weights.streamed_bytes if streams_weights else weights.whole_bytes
     largest = largest_batch(lambda batch: least_peak(batch, weight_bytes) <= budget_bytes, batch_size)
-    # Seven images and then one take as many runs as four and four, and more memory.
+    # Seven images and then one take as many runs as four and four, but more memory.
     micro_batch = even_share(batch_size, largest) if largest else 0
     batch = max(1, micro_batch)
-    # Where the budget leaves room the arena gets some; what it does not touch costs only its handles.
+    # Where the budget leaves room, the arena gets some: pages that it never touches cost only their bookkeeping.
     region_bytes = preferred_arena_bytes(graphs, batch)
     if peak(batch, weight_bytes, region_bytes) > budget_bytes:
         region_bytes = smallest_arena_bytes(graphs, batch)
@@ -161,11 +163,11 @@ def even_share(batch_size: int, largest: int) -> int:
 
 
 def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int) -> int | None:
-    """The budget with which to go on where memory has become scarce; None where the plan still holds, or where nothing
-    smaller is possible.
+    """The budget with which to continue where memory has become scarce; None where the plan still holds, or where no
+    smaller budget is possible.
 
-    attainable_bytes: what the machine and its cgroups now let this process have. resident_bytes: what it has; more than
-    its budget means that the plan was wrong by the excess.
+    attainable_bytes: the memory that the machine and its cgroups now let this process have. resident_bytes: the memory
+    that it has; if that exceeds the budget, the plan was wrong by the excess.
     """
     excess_bytes = max(0, resident_bytes - plan.budget_bytes)
     needed_bytes = max(plan.predicted_peak_bytes, resident_bytes) + LEAST_FREE_BYTES
@@ -177,13 +179,14 @@ def smaller_budget(plan: MemoryPlan, attainable_bytes: int, resident_bytes: int)
 
 
 def bytes_of_optimizer(manifest: Manifest, optimizer: str) -> int:
-    """State, gradient sums, and the best adapter so far; 4 bytes a parameter each."""
+    """Bytes of the optimizer's state, the gradient sums, and the best adapter so far: 4 per parameter each."""
     return 4 * manifest.trainable_parameters * (STATE_ARRAYS[optimizer] + 2)
 
 
 def data_bytes(manifest: Manifest, batch: int) -> int:
-    """The float32 batch, the uint8 images waiting in the queue, and the decoding of one more. Where there are features,
-    these too, with one image's as they are computed, and codes in the queue where these are larger than images."""
+    """Bytes of the float32 batch, of the uint8 images that wait in the queue, and of decoding one more. An artifact
+    with features adds those of the batch, those of one image while they are computed, and their codes in the queue
+    where codes are larger than images."""
     height, width = manifest.preprocessing.image_size
     pixels = 3 * height * width
     features_bytes = 4 * sum(math.prod(shape) for shape in manifest.features.values())
@@ -193,4 +196,5 @@ def data_bytes(manifest: Manifest, batch: int) -> int:
 
 
 def queue_capacity(batch: int) -> int:
+    """Images that wait in the loader's queue, at most, for micro-batches of `batch`."""
     return batch + 1

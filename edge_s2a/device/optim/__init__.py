@@ -1,0 +1,1 @@
+"""From micro-batches to an update: gradient accumulation, clipping, optimizers and the learning rate."""

@@ -1,4 +1,4 @@
-"""The gradient of one effective batch, added up over micro-batches of any size."""
+"""Accumulates the gradient of one effective batch over micro-batches of any size."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from edge_s2a.device.runtime import Runtime
 
 
 class BatchResult(NamedTuple):
-    """What a batch was like, before the update that its gradient makes."""
+    """Loss and gradient of a batch, before the update that its gradient makes."""
 
     loss: float  # mean over its images
     gradient_norm: float
@@ -33,11 +33,11 @@ def accumulate(
     batch_size: int,
     label_smoothing: float,
 ) -> BatchResult:
-    """Sets `gradients` to those of the mean loss over `images`, at most `batch_size` of (label, image). A count of 0
-    says that there were none.
+    """Sets `gradients` to those of the mean loss over `images`, at most `batch_size` of (label, image).
 
-    Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a batch that has fewer
-    images (the last of an epoch) is scaled to its true size afterwards.
+    Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a batch of fewer images
+    (the last of an epoch) is scaled to its true size afterwards. Raises ArenaExhausted if not even one image fits the
+    engine's arena, EngineError where the engine fails otherwise.
     """
     for gradient in gradients.values():
         gradient.fill(0)
@@ -58,7 +58,7 @@ def accumulate(
 
 
 def _collect(runtime: Runtime, images: Iterator[tuple[int, Prepared]]) -> list[int]:
-    """Puts the next micro-batch into the collator and returns its labels, none when `images` are used up."""
+    """Puts the next micro-batch into the collator; returns its labels, which are none when `images` are used up."""
     labels: list[int] = []
     for label, prepared in itertools.islice(images, runtime.plan.micro_batch_size):
         runtime.collator.add(prepared)
@@ -67,7 +67,7 @@ def _collect(runtime: Runtime, images: Iterator[tuple[int, Prepared]]) -> list[i
 
 
 def smoothed_target(labels: list[int] | np.ndarray, classes: int, smoothing: float, batch_size: int) -> np.ndarray:
-    """float32 (images, classes): smoothed labels over the nominal effective batch size."""
+    """float32 (images, classes): smoothed labels (arXiv 1512.00567) divided by the nominal effective batch size."""
     target = np.full((len(labels), classes), smoothing / classes, np.float32)
     target[np.arange(len(labels)), labels] += 1 - smoothing
     return target / np.float32(batch_size)

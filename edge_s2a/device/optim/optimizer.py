@@ -1,4 +1,4 @@
-"""SGD and AdamW on numpy arrays, in place, as torch.optim computes them."""
+"""SGD and AdamW on numpy arrays, in place, computed as torch.optim does."""
 
 import math
 from collections.abc import Mapping
@@ -7,22 +7,41 @@ from typing import Protocol
 
 import numpy as np
 
-# torch's default of 1e-8 lets parameters whose gradient is zero but for rounding (an attention's key
-# bias) move a full learning rate a step; 1e-6 keeps them still.
+# torch's default of 1e-8 lets parameters whose gradient is nothing but rounding (an attention's key bias) move by a
+# full learning rate per step; 1e-6 keeps them still.
 EPSILON = 1e-6
 BETA1, BETA2 = 0.9, 0.999
 MOMENTUM = 0.9
 ONE_RATE: Mapping[str, float] = MappingProxyType({})
 
 
+class Optimizer(Protocol):
+    """Updates parameters in place by their gradients."""
+
+    steps: int  # updates made
+    state: dict[str, np.ndarray]  # float32, of the parameters' shapes
+
+    def step(self, gradients: dict[str, np.ndarray], lr: float) -> None:
+        """Makes one update. gradients: float32 arrays by the parameters' names; lr: the learning rate."""
+
+
+class OptimizerKind(Protocol):
+    """Makes an optimizer of parameters: float32 arrays, updated in place.
+
+    relative_rates: factors on the learning rate, by parameter; 1 for those that it lacks.
+    """
+
+    def __call__(
+        self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ...
+    ) -> Optimizer: ...
+
+
 class AdamW:
-    """AdamW with decoupled weight decay (arXiv 1711.05101), which applies to matrices only."""
+    """AdamW with decoupled weight decay (arXiv 1711.05101), applied to matrices only."""
 
     def __init__(
         self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ONE_RATE
     ):
-        """parameters: float32 arrays, updated in place. relative_rates: of those whose learning rate is not that
-        of the others, their share of it."""
         self.parameters = parameters
         self.weight_decay = weight_decay
         self.relative_rates = relative_rates
@@ -52,13 +71,11 @@ class AdamW:
 
 
 class SGD:
-    """SGD with momentum 0.9; weight decay is added to the gradient, of matrices only."""
+    """SGD with momentum 0.9; weight decay is added to the gradient of matrices only."""
 
     def __init__(
         self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ONE_RATE
     ):
-        """parameters: float32 arrays, updated in place. relative_rates: of those whose learning rate is not that
-        of the others, their share of it."""
         self.parameters = parameters
         self.weight_decay = weight_decay
         self.relative_rates = relative_rates
@@ -77,26 +94,8 @@ class SGD:
             parameter -= np.float32(lr * self.relative_rates.get(name, 1.0)) * momentum
 
 
-class Optimizer(Protocol):
-    """Updates parameters in place by their gradients."""
-
-    steps: int
-    state: dict[str, np.ndarray]
-
-    def step(self, gradients: dict[str, np.ndarray], lr: float) -> None:
-        """Makes one update. gradients: float32 arrays by the parameters' names; lr: the learning rate."""
-
-
-class OptimizerKind(Protocol):
-    """Makes an optimizer of parameters: float32 arrays, updated in place."""
-
-    def __call__(
-        self, parameters: dict[str, np.ndarray], weight_decay: float, relative_rates: Mapping[str, float] = ...
-    ) -> Optimizer: ...
-
-
 def forget(optimizer: Optimizer) -> None:
-    """Makes an optimizer start again from the parameters as they are."""
+    """Resets an optimizer to its initial state; parameters stay as they are."""
     optimizer.steps = 0
     for array in optimizer.state.values():
         array.fill(0)

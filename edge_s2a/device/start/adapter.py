@@ -1,11 +1,12 @@
-"""Where a new adapter starts: where few images lead far."""
+"""Starts a new adapter at a point from which few images lead far."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.engine.base import Engine, Inputs
+from edge_s2a.device.engine.batches import Batches
 from edge_s2a.device.optim.accumulate import smoothed_target
 from edge_s2a.device.start.head import start_at_class_means
 from edge_s2a.device.start.lowrank import start_at_gradient
@@ -14,14 +15,16 @@ from edge_s2a.device.start.lowrank import start_at_gradient
 def start_adapter(
     engine: Engine,
     manifest: Manifest,
-    batches: Callable[[], Iterator[tuple[Inputs, np.ndarray]]],
+    batches: Batches,
     gradients: dict[str, np.ndarray],
     label_smoothing: float,
     batch_size: int,
 ) -> int | None:
-    """Sets the head to the class means of the images, and then the low-rank maps to the directions of their gradient;
-    returns the number of images, None where the head may not start so: through one drawn at random the gradient says
-    nothing. batches: iterates over (inputs, labels int (micro-batch,)), each time the same. Overwrites `gradients`."""
+    """Sets the head to the class means of the images, and then the low-rank maps to the directions of their gradient.
+
+    Returns the number of images; None for an artifact whose head cannot start so: the gradient through a random head
+    says nothing. batches: with labels int (micro-batch,). Overwrites `gradients`.
+    """
     if not manifest.head:
         return None
 

@@ -1,33 +1,31 @@
 """Starts low-rank maps at the directions in which the loss falls fastest.
 
-A map B A beside a layer, with B = 0, trains A (rank, inputs) only as fast as B (outputs, rank) grows: in a few hundred
-steps it reads little else than the random directions it was drawn with. The gradient of the full matrix that it
-stands for, G = sum of dy xT (outputs, inputs), says which directions of x matter; here A becomes the first `rank`
-right singular vectors of G (LoRA-GA, arXiv 2407.05000, starts LoRA from them), and B stays 0, so the model still
-computes what it did.
+A map B A beside a layer, with B = 0, trains A (rank, inputs) only as fast as B (outputs, rank) grows: for a few hundred
+steps it reads little but the random directions with which it was initialised. The gradient of the full matrix that it
+stands for, G = sum of dy xT (outputs, inputs), says which directions of x matter. Here A becomes the first `rank` right
+singular vectors of G (LoRA-GA, arXiv 2407.05000, initialises LoRA with them), and B stays 0, so that the model's output
+does not change.
 
-G itself is never made. The training graph's gradient of B is G AT, a sketch of G's range; with B its orthonormal
+G itself is never computed. The training graph's gradient of B is G AT, a sketch of G's range; with B its orthonormal
 basis Q and A = 0, the gradient of A is QT G (Halko, Martinsson, Tropp 2011: randomised singular value decomposition).
 """
-
-from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from edge_s2a.device.engine.base import Engine
-from edge_s2a.device.engine.batches import sum_gradients
+from edge_s2a.device.engine.batches import Batches, sum_gradients
 
 
 def start_at_gradient(
     engine: Engine,
     maps: list[str],
-    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]],
+    batches: Batches,
     gradients: dict[str, np.ndarray],
 ) -> None:
     """Sets `<map>.down` (rank, inputs) and `<map>.up` (outputs, rank), zero again, for each of `maps`.
 
-    batches: iterates over (images float32 (batch, 3, height, width) normalised, target float32 (batch, classes)),
-    each time the same. Overwrites the maps' `gradients`. A map of more rank than inputs or outputs stays as it is.
+    batches: with target float32 (micro-batch, classes). A map of more rank than inputs or outputs stays as it is.
+    Overwrites the maps' `gradients`.
     """
     adapter = engine.adapter
     downs, ups = ({name: f"{name}.{part}" for name in maps} for part in ("down", "up"))
@@ -48,8 +46,8 @@ def start_at_gradient(
 
 
 def right_singular_vectors(matrix: np.ndarray) -> np.ndarray:
-    """(rank, n) orthonormal rows of a matrix (rank, n), the largest element of each positive: their sign, which is
-    free, must not depend on rounding."""
+    """The right singular vectors, (rank, n) orthonormal rows, of a matrix (rank, n). The largest element of each is
+    positive: the sign, which is free, must not depend on rounding."""
     rows = np.linalg.svd(matrix, full_matrices=False)[2]
     largest = np.take_along_axis(rows, np.abs(rows).argmax(1)[:, None], 1)
     return rows * np.sign(largest)
