@@ -35,7 +35,7 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool)
             print(text, file=sys.stderr, flush=True)
 
     def command(*arguments) -> dict:
-        return run_verb(*arguments, *(["--quiet"] if quiet else []))
+        return run_command(*arguments, *(["--quiet"] if quiet else []))
 
     data, artifact, run = output / "digits", output / "demo.s2a", output / "run"
     model = json.loads(DESCRIPTION.read_text())
@@ -67,8 +67,8 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool)
     return 0
 
 
-def run_verb(*arguments) -> dict:
-    """Runs a verb as a user would, in a process of its own, and returns its JSON."""
+def run_command(*arguments) -> dict:
+    """Runs a command as a user would, in a process of its own, and returns its JSON."""
     words = [sys.executable, "-m", "edge_s2a", *map(str, arguments), "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, check=False)
     if done.returncode:
