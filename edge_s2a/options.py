@@ -27,7 +27,8 @@ else:
 StrPath = str | os.PathLike[str]
 AUTO = "auto"
 MEMORY_BUDGET = (
-    "bound of the whole process, for example 192MiB; auto: what machine and cgroup leave, less a tenth or 32MiB"
+    "limit of the whole process's memory, such as 192MiB; auto: what the machine and its cgroup leave, less 10 % or "
+    "32MiB, whichever is more"
 )
 REQUIRED = dataclasses.MISSING
 
@@ -186,15 +187,16 @@ def documented(wrapper: Callable[..., R], function: Callable[..., Any], cls: Any
     wrapper.__name__, wrapper.__qualname__ = function.__name__, function.__qualname__
     wrapper.__module__ = function.__module__
     wrapper.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n\n{describe(cls)}\n"
-    returns = inspect.signature(function).return_annotation
-    wrapper.__signature__ = inspect.signature(cls).replace(return_annotation=returns)  # type: ignore[attr-defined]
+    taken, fields = inspect.signature(function), inspect.signature(cls).parameters.values()
+    *before, _ = taken.parameters.values()  # before the options: self, if at all
+    wrapper.__signature__ = taken.replace(parameters=[*before, *fields])  # type: ignore[attr-defined]
     return wrapper
 
 
 def describe(cls: type) -> str:
-    """One line per option: name, help and default."""
+    """One line per option, in the order of the signature: name, help and default."""
     lines = []
-    for entry, about in described(cls):
+    for entry, about in sorted(described(cls), key=lambda option: option[0].kw_only is True):
         has_none = any(entry.default is none for none in (REQUIRED, None, False))
         default = "" if has_none or "default" in about.help else f" (default: {entry.default})"
         lines.append(f"- `{entry.name}`: {about.help}{default}")
@@ -262,7 +264,9 @@ class BudgetOptions(EngineOptions):
 @options
 class BatchOptions(BudgetOptions):
     batch_size: int = option("images per optimizer step", default=16, bounds=POSITIVE, decides_result=True)
-    optimizer: str = option("sgd has momentum 0.9", default="adamw", choices=("adamw", "sgd"), decides_result=True)
+    optimizer: str = option(
+        "optimizer; sgd has momentum 0.9", default="adamw", choices=("adamw", "sgd"), decides_result=True
+    )
 
 
 @options
@@ -304,8 +308,10 @@ class PackOptions(Options):
     model: str = option("name of a timm model", kw_only=False, is_argument=True)
     output: StrPath = option("artifact to write", kw_only=False, metavar="F.s2a")
     weights: StrPath | None = option("safetensors file, or torch file of tensors", default=None, alternatives="weights")
-    pretrained: bool = option("use timm's pretrained weights (downloads)", default=False, alternatives="weights")
-    model_kwargs: dict[str, Any] | None = option("arguments for timm", default=None, metavar="KEY=VALUE")
+    pretrained: bool = option(
+        "use timm's pretrained weights, which are downloaded", default=False, alternatives="weights"
+    )
+    model_kwargs: dict[str, Any] | None = option("arguments for timm's create_model", default=None, metavar="KEY=VALUE")
     num_classes: int | None = option("classes of the new head", default=None, bounds=POSITIVE, alternatives="classes")
     labels: Sequence[str] | None = option(
         "class names", default=None, metavar="FILE", is_text_file=True, alternatives="classes"
@@ -325,7 +331,7 @@ class PackOptions(Options):
         convert=str,
     )
     levels: str = option(
-        "levels of derivative codes; best: whichever errs less on the calibration images",
+        "levels of derivative codes; best: the one with the smaller error on the calibration images",
         default="best",
         choices=("uniform", "fitted", "best"),
     )
@@ -343,8 +349,8 @@ class PackOptions(Options):
         "number format of frozen weights", default="int8", choices=("fp32", "fp16", "int8", "int4")
     )
     compute: str = option(
-        "arithmetic of frozen linear layers, forward and backward; auto: int8 where it errs little on calibration "
-        "images",
+        "arithmetic of frozen linear layers, forward and backward; auto: int8 where its error on the "
+        "calibration images is small",
         default="fp32",
         choices=("fp32", "int8", "auto"),
     )
@@ -378,7 +384,11 @@ class TrainerOptions(ArtifactOptions, StepOptions):
 class TrainOptions(ArtifactOptions, StepOptions):
     """`edge-s2a train` and `edge_s2a.train`."""
 
-    data: StrPath = option("ImageFolder, with or without train/val; or .npz", kw_only=False, metavar="DATA")
+    data: StrPath = option(
+        "labelled images: an ImageFolder, with or without train/ and val/, or a .npz file",
+        kw_only=False,
+        metavar="DATA",
+    )
     output: StrPath = option("folder for the results", kw_only=False, metavar="RUN")
     memory_budget: int | str = option(
         MEMORY_BUDGET,
@@ -391,7 +401,12 @@ class TrainOptions(ArtifactOptions, StepOptions):
     warmup_epochs: float = option(
         "epochs in which the learning rate rises to its peak", default=1.0, bounds=NOT_NEGATIVE, decides_result=True
     )
-    augment: str = option("crop includes flip", default="none", choices=("none", "flip", "crop"), decides_result=True)
+    augment: str = option(
+        "random changes to training images; crop includes flip",
+        default="none",
+        choices=("none", "flip", "crop"),
+        decides_result=True,
+    )
     feature_cache: int | str | None = option(
         "size of RUN/features.cache, for artifacts that train nothing inside the backbone: epochs after the first "
         "skip the backbone; default: 512MiB; 0: no cache",
@@ -415,8 +430,8 @@ class TrainOptions(ArtifactOptions, StepOptions):
 class EvalOptions(ArtifactOptions, BudgetOptions):
     """`edge-s2a eval`."""
 
-    adapter: StrPath = option("RUN/best.safetensors")
-    data: StrPath = option("ImageFolder, with or without train/val; or .npz")
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors")
+    data: StrPath = option("labelled images: an ImageFolder, with or without train/ and val/, or a .npz file")
 
 
 @options
@@ -424,7 +439,7 @@ class PredictOptions(ArtifactOptions, BudgetOptions):
     """`edge-s2a predict`."""
 
     images: Sequence[StrPath] = option("image files", kw_only=False, is_argument=True, metavar="IMAGE", convert=paths)
-    adapter: StrPath = option("RUN/best.safetensors")
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors")
     top: int = option("classes per image", default=1, bounds=POSITIVE)
 
 
@@ -437,7 +452,7 @@ class CheckOptions(ArtifactOptions, EngineOptions):
 class ExportOptions(ArtifactOptions):
     """`edge-s2a export` and `edge_s2a.export`."""
 
-    adapter: StrPath = option("RUN/best.safetensors", kw_only=False)
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors", kw_only=False)
     output: StrPath = option("file or folder to write", kw_only=False, metavar="PATH")
     format: str = option(
         "onnx: inference, one file; timm: state dict of the timm model; torch: state dict of the adapted module; peft: "

@@ -10,7 +10,7 @@ import pytest
 import edge_s2a
 from edge_s2a import options as every
 from edge_s2a.errors import UserError
-from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainOptions, described
+from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainerOptions, TrainOptions, described
 from tests.conftest import PROJECT
 
 
@@ -94,6 +94,14 @@ def test_the_library_takes_every_option_with_its_default_and_documents_it(name, 
     assert inspect.signature(function).parameters == inspect.signature(cls).parameters
     for entry, about in described(cls):
         assert f"- `{entry.name}`: {about.help}" in function.__doc__
+
+
+def test_a_constructor_takes_options_as_keywords():
+    import inspect
+
+    assert inspect.signature(edge_s2a.Trainer).parameters == inspect.signature(TrainerOptions).parameters
+    with pytest.raises(UserError, match=r"lr: 0\.0 is not a positive number"):
+        edge_s2a.Trainer("model.s2a", lr=0)
 
 
 def test_the_record_of_a_run_has_every_option():

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -21,6 +22,10 @@ def parsed(cls, words):
     return from_namespace(cls, build_parser().parse_args([str(word) for word in words]))
 
 
+def flag(entry):
+    return "--" + entry.name.replace("_", "-")
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_option_is_in_the_help_with_its_default(command):
     parser = commands_of(build_parser())[command.name]
@@ -30,8 +35,7 @@ def test_every_option_is_in_the_help_with_its_default(command):
         if about.is_library_only:
             continue
         action = actions[entry.name]
-        flag = about.metavar or entry.name
-        assert ("--" + entry.name.replace("_", "-") if not about.is_argument else flag) in text
+        assert (flag(entry) if not about.is_argument else about.metavar or entry.name) in text
         assert action.required == (entry.default is REQUIRED)
         if entry.default not in (REQUIRED, math.inf):
             assert action.default == entry.default
@@ -125,3 +129,20 @@ def test_arguments_follow_the_types_of_the_fields():
     assert from_namespace(Sample, parser.parse_args(["a", "b", "--share", "0.25"])) == Sample(
         files=["a", "b"], share=0.25
     )
+
+
+def test_the_reference_page_has_every_option_and_its_default():
+    from tools.site.command_line import reference
+
+    page = reference()
+    for command in COMMANDS:
+        section = page.split(f"## {command.name}\n")[1].split("\n## ")[0]
+        for entry, about in described(command.options):
+            if about.is_library_only:
+                continue
+            name = (about.metavar or entry.name.upper()) if about.is_argument else flag(entry)
+            (row,) = (row for row in section.splitlines() if re.match(rf"\| `({{[^}}]*}}|{re.escape(name)})( |`)", row))
+            assert about.help.split(";")[0] in row.replace("\\|", "|")
+            shown = "required" if entry.default is REQUIRED else f"`{entry.default}`"
+            if not any(entry.default is none for none in (None, False, math.inf)):
+                assert f"| {shown} |" in row
