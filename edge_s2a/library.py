@@ -5,7 +5,7 @@ What a function needs is imported when it is called, so that importing this modu
 
 from typing import TYPE_CHECKING, Any
 
-from edge_s2a.options import ExportOptions, PackOptions, TrainOptions, accepting, described
+from edge_s2a.options import ExportOptions, PackOptions, TrainOptions, accepting
 
 if TYPE_CHECKING:
     from edge_s2a.artifact.manifest import Manifest
@@ -26,7 +26,7 @@ def pack(options: PackOptions) -> "Manifest":
     """
     from edge_s2a.host.api import pack
 
-    return pack(**{entry.name: getattr(options, entry.name) for entry, _ in described(PackOptions)})
+    return pack(options)
 
 
 @accepting(TrainOptions)

@@ -359,6 +359,19 @@ class PackOptions(Options):
         "sign the artifact with this PEM file of an Ed25519 private key", default=None, metavar="KEY"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.saved_bits == AUTO and self.calibration is None:
+            # Measured: bits allocated on synthetic images err more on photos than 4 bits for all.
+            raise UserError("--saved-bits auto measures on images of your kind; give a folder of them as --calibration")
+        if self.num_classes is None and self.labels is None:
+            raise UserError("the number of classes is missing; give --num-classes N or --labels FILE")
+
+    @property
+    def class_count(self) -> int:
+        """Classes of the new head."""
+        return len(self.labels or ()) if self.num_classes is None else self.num_classes
+
 
 @options
 class PlanOptions(ArtifactOptions, BatchOptions):

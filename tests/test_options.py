@@ -19,7 +19,7 @@ def train_options(**changes) -> TrainOptions:
 
 
 def pack_options(**changes) -> PackOptions:
-    return PackOptions("vit_tiny_patch16_224", "x.s2a", **changes)
+    return PackOptions("vit_tiny_patch16_224", "x.s2a", **{"num_classes": 2, **changes})
 
 
 def test_values_are_converted_to_what_the_fields_hold():
@@ -68,6 +68,19 @@ def test_a_value_that_is_not_admitted_is_refused(changes, message):
 def test_channels_are_three():
     with pytest.raises(UserError, match="three numbers"):
         pack_options(std=[1, 2])
+
+
+def test_packing_needs_the_number_of_classes_or_their_names():
+    assert pack_options().class_count == 2
+    assert pack_options(num_classes=None, labels=["a", "b", "c"]).class_count == 3
+    with pytest.raises(UserError, match="--num-classes N or --labels FILE"):
+        pack_options(num_classes=None)
+
+
+def test_automatic_bits_need_calibration_images():
+    assert pack_options(saved_bits="auto", calibration="photos").saved_bits == "auto"
+    with pytest.raises(UserError, match="--calibration"):
+        pack_options(saved_bits="auto")
 
 
 def test_a_misspelt_keyword_is_refused():

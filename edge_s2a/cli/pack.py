@@ -13,11 +13,10 @@ from edge_s2a.options import PackOptions
 def run(options: PackOptions, output: Output) -> int:
     require_host()
     from edge_s2a.host.api import pack
-    from edge_s2a.options import described
 
     if not options.weights and not options.pretrained and not output.quiet:
         print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)
-    pack(**{entry.name: getattr(options, entry.name) for entry, _ in described(PackOptions)})
+    pack(options)
     show_artifact(Path(options.output), output)
     return 0
 

@@ -45,7 +45,8 @@ def test_every_option_is_in_the_help_with_its_default(command):
 
 def test_defaults_of_the_command_are_those_of_the_library():
     assert parsed(TrainOptions, TRAIN) == TrainOptions("model.s2a", "photos", "run", memory_budget="192MiB")
-    assert parsed(PackOptions, PACK) == PackOptions("vit_tiny_patch16_224", "x.s2a")
+    words = [*PACK, "--num-classes", 2]
+    assert parsed(PackOptions, words) == PackOptions("vit_tiny_patch16_224", "x.s2a", num_classes=2)
 
 
 def test_every_option_can_be_given(tmp_path):
@@ -53,7 +54,7 @@ def test_every_option_can_be_given(tmp_path):
     labels.write_text("cat\n\n dog \n")
     words = [
         *PACK, "--labels", labels, "--model-kwargs", "img_size=32", "act=gelu", "--mean", 0.1, 0.2, 0.3, "--pretrained",
-        "--saved-bits", "auto", "--image-size", 64,
+        "--saved-bits", "auto", "--calibration", "photos", "--image-size", 64,
     ]  # fmt: skip
     options = parsed(PackOptions, words)
     assert options.labels == ["cat", "dog"]
