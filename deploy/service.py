@@ -57,12 +57,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) < 2 or arguments[1] not in ("train", "remove"):
         print(__doc__, file=sys.stderr)
         return 2
-    name, verb, *options = arguments
+    name, action, *options = arguments
     try:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise UserError(f"the name {name!r} is not of letters, digits, - and _ alone")
         unit = UNITS / f"edge-s2a-{name}.service"
-        return remove(unit) if verb == "remove" else install(unit, name, options)
+        return remove(unit) if action == "remove" else install(unit, name, options)
     except UserError as error:
         print(f"service.py: {error}", file=sys.stderr)
         return error.exit_code

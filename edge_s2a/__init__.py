@@ -1,7 +1,7 @@
 """Fine-tune pretrained vision models on edge devices inside a fixed memory budget.
 
-`Trainer` and `train` run on the device; `pack`, `export` and what has to do with torch run on a workstation and need
-the extra `host`. What is not used is not imported.
+`Trainer` and `train` run on the device; `pack`, `export` and everything that takes or returns torch modules run on a
+workstation and need the extra `host`. A name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from edge_s2a.version import __version__
 
 if TYPE_CHECKING:
-    from edge_s2a.device.api import Evaluation, Prediction, Trainer, TrainingStep, train
-    from edge_s2a.exporting import export
-    from edge_s2a.host.api import pack
+    from edge_s2a.device.trainer import Evaluation, Prediction, Trainer
+    from edge_s2a.device.training_loop import TrainingStep
     from edge_s2a.host.export.module import import_adapter, load_module, save_module_adapter
+    from edge_s2a.library import export, pack, train
 
 _MODULES = {
-    "edge_s2a.device.api": ("Evaluation", "Prediction", "Trainer", "TrainingStep", "train"),
-    "edge_s2a.exporting": ("export",),
-    "edge_s2a.host.api": ("pack",),
+    "edge_s2a.device.trainer": ("Evaluation", "Prediction", "Trainer"),
+    "edge_s2a.device.training_loop": ("TrainingStep",),
+    "edge_s2a.library": ("export", "pack", "train"),
     "edge_s2a.host.export.module": ("import_adapter", "load_module", "save_module_adapter"),
 }
 __all__ = [

@@ -1,6 +1,5 @@
 """Exports a tuned model and compares its logits with the runtime's."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +22,20 @@ from edge_s2a.host.export.peft_folder import export_peft
 from edge_s2a.host.export.timm_weights import export_timm
 from edge_s2a.host.export.torch_state import export_torch
 from edge_s2a.host.golden import normalized
+from edge_s2a.options import ExportOptions
 
-FORMATS = ("onnx", "timm", "torch", "peft", "ort-training")
 # Error of the logits, relative to the largest: engines sum in different orders, and float32 differs from products in
 # int8 by as much as `check` tolerates.
 LARGEST_ERROR, LARGEST_ERROR_OF_INT8 = 1e-3, 0.2
 
 
-def export(
-    artifact: str | os.PathLike,
-    adapter: str | os.PathLike,
-    output: str | os.PathLike,
-    format: str = "onnx",
-    int8: bool = False,
-    threads: int | None = None,
-) -> dict[str, Any]:
-    """Writes the tuned model to `output`, a file, or a folder for the formats "peft" and "ort-training".
-
-    adapter: for example RUN/best.safetensors. int8: for "onnx" only, keeps frozen weights as the artifact holds them.
-    Returns {"format", "output", "relative_error"}: the error of the logits of the artifact's golden images against the
-    runtime's, None for "peft", which only PEFT can run. Raises UserError for an adapter that the format cannot hold,
-    CheckError if logits differ.
-    """
-    artifact, adapter, output = Path(artifact), Path(adapter), Path(output)
-    if format not in FORMATS:
-        raise UserError(f"there is no format {format!r}; choose one of {', '.join(FORMATS)}")
+def export(options: ExportOptions) -> dict[str, Any]:
+    """Writes the tuned model, and compares its logits with the runtime's. What `edge_s2a.export` does."""
+    artifact, output, format, int8 = Path(options.artifact), Path(options.output), options.format, options.int8
     if int8 and format != "onnx":
         raise UserError(f"int8 weights are for the format onnx, not for {format}; leave out --int8")
-    engine_settings = EngineSettings(threads or default_threads())
-    runtime, classes = load_adapted(artifact, adapter, parse_budget("auto"), engine_settings)
+    settings = EngineSettings(options.threads or default_threads())
+    runtime, classes = load_adapted(artifact, Path(options.adapter), parse_budget("auto"), settings)
     opened = runtime.artifact
     values = {name: array.copy() for name, array in runtime.engine.adapter.items()}
     golden, _ = tensors.decode(opened.read(GOLDEN), f"{GOLDEN} of {artifact}")

@@ -97,9 +97,9 @@ def test_full_disk_while_packing(tmp_path):
 # -- artifact ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["inspect", "check"])
-def test_missing_artifact(tmp_path, verb):
-    assert_refused(run_command(verb, tmp_path / "none.s2a"), 2, "none.s2a", "check the path")
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_missing_artifact(tmp_path, command):
+    assert_refused(run_command(command, tmp_path / "none.s2a"), 2, "none.s2a", "check the path")
 
 
 def test_truncated_artifact(small_artifact, tmp_path, data):

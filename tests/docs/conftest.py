@@ -38,7 +38,7 @@ def pantry(tmp_path_factory, environment) -> Path:
     artifact  demo.s2a, packed from it for ten classes with the default options
     run       run/, two epochs of training demo.s2a on photos
     """
-    from edge_s2a.host.api import pack
+    from edge_s2a import pack
     from edge_s2a.quickstart import WEIGHTS, write_digits
 
     folder = tmp_path_factory.mktemp("pantry")

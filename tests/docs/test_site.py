@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_s2a.cli.main import build_parser
-from edge_s2a.cli.parser import verbs_of
+from edge_s2a.cli.parser import commands_of
 from tests.conftest import PROJECT
 from tests.docs.conftest import ENVIRONMENT
 
@@ -29,10 +29,10 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_reference_has_every_verb_and_option(site):
+def test_the_reference_has_every_command_and_option(site):
     page = unescape((site / "reference" / "command-line.html").read_text(encoding="utf-8"))
-    for verb in verbs_of(build_parser()):
-        assert f'id="{verb}"' in page
+    for command in commands_of(build_parser()):
+        assert f'id="{command}"' in page
     assert "--memory-budget SIZE" in page
     assert "--feature-cache SIZE" in page
 

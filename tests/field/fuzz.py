@@ -143,20 +143,33 @@ def run(case: int, artifact: Path, data: Path, folder: Path) -> int:
     if kind == "artifact":
         file = folder / "mutated.s2a"
         mutated_artifact(artifact, file, rng)
-        verb = rng.choice([["check", file, "--threads", "1"], ["plan", file, *limits]])
+        words = rng.choice([["check", file, "--threads", "1"], ["plan", file, *limits]])
     elif kind == "adapter":
         file = folder / "mutated.safetensors"
         mutated_tensors(folder / "run" / "best.safetensors", file, rng)
-        verb = ["eval", artifact, "--adapter", file, "--data", data, *limits]
+        words = ["eval", artifact, "--adapter", file, "--data", data, *limits]
     else:
         checkpoint = folder / "mutated" / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         mutated_tensors(folder / "run" / "checkpoint" / "state.safetensors", checkpoint / "state.safetensors", rng)
-        verb = ["train", artifact, "--data", data, "--output", folder / "mutated", "--resume", "--epochs", "1", *limits]
+        words = [
+            "train",
+            artifact,
+            "--data",
+            data,
+            "--output",
+            folder / "mutated",
+            "--resume",
+            "--epochs",
+            "1",
+            *limits,
+        ]
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        code = main([*map(str, verb)])
-    if code not in (0, 2, 3, 4) or (code and not errors.getvalue().splitlines()[-1].startswith(f"edge-s2a {verb[0]}:")):
+        code = main([*map(str, words)])
+    if code not in (0, 2, 3, 4) or (
+        code and not errors.getvalue().splitlines()[-1].startswith(f"edge-s2a {words[0]}:")
+    ):
         raise AssertionError(f"exit code {code}: {errors.getvalue()}")
     return code
 

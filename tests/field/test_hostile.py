@@ -108,11 +108,11 @@ def bring_functions(model):
         (bring_functions, "functions of its own"),
     ],
 )
-@pytest.mark.parametrize("verb", ["check", "plan"])
-def test_a_graph_reaches_no_file_and_no_code(small_artifact, tmp_path, change, message, verb):
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_graph_reaches_no_file_and_no_code(small_artifact, tmp_path, change, message, command):
     path = with_graph(small_artifact, tmp_path / "hostile.s2a", change)
-    options = ["--memory-budget", "400MiB"] if verb == "plan" else []
-    assert_refused(run_command(verb, path, *options), 2, message, "repack the model")
+    options = ["--memory-budget", "400MiB"] if command == "plan" else []
+    assert_refused(run_command(command, path, *options), 2, message, "repack the model")
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,13 @@ def test_every_verb_takes_what_its_owner_signed(signed, keys, tmp_path):
     limits = ["--require-signature", keys / "owner.pub"]
     budget = ["--memory-budget", "300MiB"]
     adapter = ["--adapter", tmp_path / "run" / "adapter.safetensors"]
-    for verb in (
+    for command in (
         ["inspect", signed], ["check", signed], ["plan", signed, *budget],
         ["train", signed, "--data", data, "--output", tmp_path / "run", "--epochs", 1, *budget],
         ["eval", signed, *adapter, "--data", data], ["predict", signed, data / "red" / "000.png", *adapter],
     ):  # fmt: skip
-        done = run_command(*verb, *limits)
-        assert done.returncode == 0, (verb, done.stderr)
+        done = run_command(*command, *limits)
+        assert done.returncode == 0, (command, done.stderr)
 
 
 def test_openssl_agrees(signed, keys, tmp_path):
@@ -64,13 +64,13 @@ def test_openssl_agrees(signed, keys, tmp_path):
     assert "Verified Successfully" in printed
 
 
-@pytest.mark.parametrize("verb", ["check", "train"])
-def test_another_key_and_no_signature_are_refused(verb, signed, small_artifact, keys, tmp_path):
+@pytest.mark.parametrize("name", ["check", "train"])
+def test_another_key_and_no_signature_are_refused(name, signed, small_artifact, keys, tmp_path):
     options = ["--require-signature", keys / "other.pub"]
-    if verb == "train":
+    if name == "train":
         options += ["--data", tmp_path, "--output", tmp_path / "run", "--memory-budget", "300MiB"]
-    assert_refused(run_command(verb, signed, *options), 4, "not signed by the owner of", "other.pub", "do not use it")
-    assert_refused(run_command(verb, small_artifact, *options), 4, "is not signed", "pack it with --sign")
+    assert_refused(run_command(name, signed, *options), 4, "not signed by the owner of", "other.pub", "do not use it")
+    assert_refused(run_command(name, small_artifact, *options), 4, "is not signed", "pack it with --sign")
     assert not (tmp_path / "run").exists()
 
 

@@ -114,10 +114,10 @@ def test_onnxruntime_training_runs_the_same_file(ort_training_python, small_arti
 
 
 @pytest.mark.parametrize(
-    "verb", [["pack", "vit_tiny_patch16_224", "--num-classes", 3, "--output", "x.s2a"], ["quickstart"]]
+    "command", [["pack", "vit_tiny_patch16_224", "--num-classes", 3, "--output", "x.s2a"], ["quickstart"]]
 )
-def test_host_verbs_on_a_device_name_the_extra(device_python, tmp_path, verb):
-    assert_refused(run_command(*verb, python=device_python, cwd=tmp_path), 2, "edge-s2a[host]")
+def test_host_commands_on_a_device_name_the_extra(device_python, tmp_path, command):
+    assert_refused(run_command(*command, python=device_python, cwd=tmp_path), 2, "edge-s2a[host]")
 
 
 def test_the_installed_command_exists(device_python, tmp_path):

@@ -1,12 +1,12 @@
 """A hook of mkdocs: writes the reference of the command line from its own parser.
 
-The page that holds `<!-- commands -->` gets a section for each verb there.
+The page that holds `<!-- commands -->` gets a section for each command there.
 """
 
 import argparse
 
 from edge_s2a.cli.main import build_parser
-from edge_s2a.cli.parser import verbs_of
+from edge_s2a.cli.parser import commands_of
 
 PLACE = "<!-- commands -->"
 
@@ -16,25 +16,25 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def reference() -> str:
-    """Markdown: one section a verb, with a table of its arguments."""
-    verbs = verbs_of(build_parser())
-    return "\n\n".join(section(name, verb) for name, verb in verbs.items())
+    """Markdown: one section per command, with a table of its arguments."""
+    commands = commands_of(build_parser())
+    return "\n\n".join(section(name, command) for name, command in commands.items())
 
 
-def section(name: str, verb: argparse.ArgumentParser) -> str:
-    actions = sorted((action for action in verb._actions if action.dest != "help"), key=rank)
+def section(name: str, command: argparse.ArgumentParser) -> str:
+    actions = sorted((action for action in command._actions if action.dest != "help"), key=rank)
     positional = [form_of(action) for action in actions if not action.option_strings]
-    usage = " ".join([verb.prog, *positional, *map(form_of, filter(is_required_option, actions)), "[OPTIONS]"])
-    partners = exclusive_partners(verb)
+    usage = " ".join([command.prog, *positional, *map(form_of, filter(is_required_option, actions)), "[OPTIONS]"])
+    partners = exclusive_partners(command)
     rows = [f"| {cell(form_of(a), code=True)} | {default_of(a)} | {help_of(a, partners)} |" for a in actions]
     return "\n".join(
-        [f"## {name}", "", f"{verb.description}", "", "```text", usage, "```", "",
+        [f"## {name}", "", f"{command.description}", "", "```text", usage, "```", "",
          "| argument | default | meaning |", "|---|---|---|", *rows]
     )  # fmt: skip
 
 
 def rank(action: argparse.Action) -> int:
-    """First what must be given, last what all verbs have."""
+    """First what must be given, last what all commands have."""
     return 0 if action.required else 2 if action.dest in ("json", "quiet") else 1
 
 
@@ -72,11 +72,11 @@ def help_of(action: argparse.Action, partners: dict[str, list[str]]) -> str:
     return cell(text) + (f" (not together with {', '.join(f'`{other}`' for other in others)})" if others else "")
 
 
-def exclusive_partners(verb: argparse.ArgumentParser) -> dict[str, list[str]]:
+def exclusive_partners(command: argparse.ArgumentParser) -> dict[str, list[str]]:
     """name of an argument -> the options that exclude it"""
     return {
         action.dest: [other.option_strings[0] for other in group._group_actions if other is not action]
-        for group in verb._mutually_exclusive_groups
+        for group in command._mutually_exclusive_groups
         for action in group._group_actions
     }
 

@@ -34,11 +34,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
+from edge_s2a import pack
 from edge_s2a.artifact.archive import PLAN, Artifact
 from edge_s2a.codec.reference import Levels, decode_levels, encode_levels, uniform_levels
 from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.data.pixels import load_pixels
-from edge_s2a.host.api import pack
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.scheme.allocate import sample
 from edge_s2a.host.scheme.fit import fit_levels

@@ -8,7 +8,7 @@ import pytest
 
 from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.cli.main import build_parser
-from edge_s2a.cli.parser import verbs_of
+from edge_s2a.cli.parser import commands_of
 from edge_s2a.version import __version__
 from tests.conftest import assert_refused, run_command
 
@@ -46,12 +46,12 @@ def test_options_may_be_shortened(small_artifact):
 
 
 def test_every_option_has_help_and_no_default_is_none():
-    verbs = verbs_of(build_parser())
-    for name, parser in verbs.items():
+    commands = commands_of(build_parser())
+    for name, parser in commands.items():
         text = parser.format_help()
         assert "None" not in text, name
         assert all(action.help for action in parser._actions), name
-    assert "(default: 15)" in verbs["train"].format_help()
+    assert "(default: 15)" in commands["train"].format_help()
 
 
 def test_quiet_prints_nothing_and_json_still_one_object(small_artifact, image_folder, tmp_path):
@@ -73,7 +73,7 @@ def test_nothing_is_coloured(small_artifact):
     assert "\x1b" not in run_command("inspect", small_artifact).stdout
 
 
-def test_bash_completes_verbs_and_options(tmp_path):
+def test_bash_completes_commands_and_options(tmp_path):
     script = tmp_path / "completion.bash"
     script.write_text(run_command("completion", "bash").stdout)
     ask = f"""

@@ -1,0 +1,35 @@
+"""`edge-s2a eval`."""
+
+from pathlib import Path
+
+from edge_s2a.cli.command import Command
+from edge_s2a.cli.output import Output
+from edge_s2a.errors import UserError
+from edge_s2a.options import EvalOptions
+
+
+def run(options: EvalOptions, output: Output) -> int:
+    from edge_s2a.device.data.dataset import open_dataset
+    from edge_s2a.device.engine.load import load_adapted, start_engine
+    from edge_s2a.device.evaluate import evaluate
+    from edge_s2a.device.memory.available import parse_budget
+
+    budget_bytes = parse_budget(options.memory_budget)
+    settings = start_engine(options.provider, options.threads)
+    runtime, classes = load_adapted(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
+    dataset = open_dataset(Path(options.data), "val", classes, runtime.artifact.manifest.num_classes)
+    result = evaluate(runtime, dataset)
+    if not result["count"]:
+        raise UserError(f"no image of {dataset.where} could be read; check the data")
+    result["skipped"] = dataset.skipped_names()
+    rows = [
+        ("accuracy", f"{100 * result['accuracy']:.2f} %"),
+        ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f}"),
+        ("images", result["count"]),
+        ("skipped images", len(dataset.skipped)),
+    ]
+    output.show(result, rows)
+    return 0
+
+
+COMMAND = Command("eval", "measure the accuracy of an adapter on labelled images", EvalOptions, run)

@@ -1,0 +1,56 @@
+"""`edge-s2a train`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edge_s2a.cli.command import Command
+from edge_s2a.cli.output import Output
+from edge_s2a.errors import MemoryPressure
+from edge_s2a.options import TrainOptions
+from edge_s2a.sizes import format_size
+
+
+def run(options: TrainOptions, output: Output) -> int:
+    try:
+        from edge_s2a.device.training_run import train
+
+        summary = train(options)
+    except MemoryPressure as pressure:
+        print(f"edge-s2a train: {pressure}", file=sys.stderr, flush=True)
+        continue_in_fresh_process(pressure.budget_bytes)
+    except KeyboardInterrupt as interruption:
+        from edge_s2a.device.checkpoint import has_checkpoint
+
+        if has_checkpoint(Path(options.output) / "checkpoint"):
+            raise KeyboardInterrupt("interrupted; a checkpoint was written, --resume continues") from interruption
+        raise
+    output.show(summary, rows(summary))
+    return 0
+
+
+def continue_in_fresh_process(budget_bytes: int) -> NoReturn:
+    """Replaces this process with one that resumes the run: only so does all memory go back."""
+    # Of an option given twice the last counts.
+    again = [*sys.orig_argv[1:], "--resume", "--memory-budget", str(budget_bytes)]
+    os.execv(sys.executable, [sys.executable, *again])
+
+
+def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
+    loss, accuracy, best = summary["train_loss"], summary["val_accuracy"], summary["best_accuracy"]
+    return [
+        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
+        ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
+        ("val accuracy", "no validation data" if accuracy is None else f"{100 * accuracy:.1f} %"),
+        ("best accuracy", "that of the start" if best is None else f"{100 * best:.1f} %"),
+        ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
+        ("predicted peak", format_size(summary["predicted_peak_bytes"])),
+        ("measured peak", format_size(summary["peak_rss_bytes"])),
+        ("memory budget", format_size(summary["budget_bytes"])),
+        ("skipped images", summary["skipped_images"]),
+        ("results", summary["output"]),
+    ]
+
+
+COMMAND = Command("train", "fine-tune the adapter within a memory budget", TrainOptions, run)

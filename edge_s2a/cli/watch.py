@@ -1,0 +1,21 @@
+"""`edge-s2a watch`."""
+
+import json
+from pathlib import Path
+
+from edge_s2a.cli.command import Command
+from edge_s2a.cli.output import Output
+from edge_s2a.options import WatchOptions
+
+
+def run(options: WatchOptions, output: Output) -> int:
+    from edge_s2a.run.watch import snapshot, watch
+
+    if output.json:
+        print(json.dumps(snapshot(Path(options.run_folder))))
+    elif not output.quiet:
+        watch(Path(options.run_folder), options.once)
+    return 0
+
+
+COMMAND = Command("watch", "show a run as it trains, until q or Ctrl-C", WatchOptions, run)
