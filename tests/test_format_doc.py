@@ -91,8 +91,7 @@ def test_worked_example_names_the_command_that_is_tested():
     command = found(r"^\$ edge-s2a pack (.*?demo\.s2a)\n")
     kwargs = " ".join(f"{key}={value}" for key, value in DEMO_KWARGS.items())
     expected = (
-        f"vit_tiny_patch16_224 --model-kwargs {kwargs} --weights demo/{DEMO.name} "
-        "--num-classes 10 --output demo.s2a"
+        f"vit_tiny_patch16_224 --model-kwargs {kwargs} --weights demo/{DEMO.name} --num-classes 10 --output demo.s2a"
     )
     assert command.replace("\\\n", " ").split() == expected.split()
 

@@ -13,9 +13,9 @@ from tests.conftest import PROJECT
 
 # Everything that MANIFEST.in grafts or includes, and the package.
 PARTS = [
-    ".github", ".pre-commit-config.yaml", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in",
-    "README.md", "SECURITY.md", "demo", "deploy", "docs", "edge_s2a", "examples", "mkdocs.yml", "pyproject.toml", "tests",
-    "tools",
+    ".github", ".pre-commit-config.yaml", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE",
+    "MANIFEST.in", "README.md", "SECURITY.md", "demo", "deploy", "docs", "edge_s2a", "examples", "mkdocs.yml",
+    "pyproject.toml", "tests", "tools",
 ]  # fmt: skip
 WHEEL_BYTES = 400_000  # without the embedded model, whose weights alone are 2.7 MB
 
@@ -53,7 +53,7 @@ def test_the_wheel_is_small_and_has_no_weights(wheel):
 def test_the_sdist_is_the_source_tree_with_the_embedded_model(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"demo/vit_demo.safetensors", "demo/vit_demo.json", "tools/quickstart.sh", "tests/conftest.py", *PARTS} <= names
+    assert {"demo/vit_demo.safetensors", "demo/vit_demo.json", "tools/quickstart.sh", *PARTS} <= names
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
 
 
