@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.records import PROJECT, append_record, read_records, run_verb
+from tools.records import PROJECT, append_record, read_records, run_command
 
 CLASSES = 10
 MODELS = """
@@ -125,8 +125,8 @@ def measure(model: str, adapter: str) -> dict:
 
 def measure_apart(model: str, adapter: str) -> dict:
     """In a process of its own, for the engine's arena is limited once a process."""
-    code = f"import json, models_table as m; print(json.dumps(m.measure({model!r}, {adapter!r})))"
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parent))
+    code = f"import json; from tools.benchmarks import models_table as m; print(json.dumps(m.measure({model!r}, {adapter!r})))"
+    environment = dict(os.environ, PYTHONPATH=str(PROJECT))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=environment, check=False
     )
@@ -179,4 +179,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "models.jsonl", run, table, add_run_options)
+    run_command(__doc__, "models.jsonl", run, table, add_run_options)

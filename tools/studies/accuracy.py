@@ -36,14 +36,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from few_shot_split import link, split_class
 
 from edge_s2a.device.data.dataset import load_pixels, open_dataset
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.host.golden import normalized
 from edge_s2a.host.sources.timm import classifier_names, create_model, preprocessing_of
 from edge_s2a.host.trace.capture import soft_cross_entropy
-from tools.records import PROJECT, append_record, read_records, run_verb
+from tools.records import PROJECT, append_record, read_records, run_command
+from tools.studies.few_shot_split import link, split_class
 
 SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
 WORK = PROJECT / "build" / "study"
@@ -287,4 +287,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "accuracy.jsonl", run, table, add_run_options)
+    run_command(__doc__, "accuracy.jsonl", run, table, add_run_options)
