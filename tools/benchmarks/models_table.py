@@ -125,7 +125,8 @@ def measure(model: str, adapter: str) -> dict:
 
 def measure_apart(model: str, adapter: str) -> dict:
     """In a process of its own, for the engine's arena is limited once a process."""
-    code = f"import json; from tools.benchmarks import models_table as m; print(json.dumps(m.measure({model!r}, {adapter!r})))"
+    call = f"m.measure({model!r}, {adapter!r})"
+    code = f"import json; from tools.benchmarks import models_table as m; print(json.dumps({call}))"
     environment = dict(os.environ, PYTHONPATH=str(PROJECT))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=environment, check=False
