@@ -3,7 +3,7 @@
     python -m tools.benchmarks.models_table run [MODEL ...] [--adapter bias]    # default: a choice over many families
     python -m tools.benchmarks.models_table table
 
-Random weights, 10 classes, each model's own input size, 4 bits, int8 frozen weights, a process for each. Columns:
+Random weights, 10 classes, each model's own input size, 4 bits, int8 frozen weights, one process each. Columns:
 
 - *torch*: relative distance of the whole gradient, float weights, exact saved tensors, device graph against torch's
   own operators. A ReLU whose input rounding moves over zero shows in it, as between any two float implementations.

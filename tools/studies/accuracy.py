@@ -261,7 +261,7 @@ def table(options: argparse.Namespace) -> None:
             continue
         full = [mean_accuracy(rows) for (method, _), rows in runs.items() if method == "full"]
         print(f"\n**{pair.replace('/', ', ')}**\n")
-        print("| method | trained | accuracy | of full | seeds | rate | saved an image |")
+        print("| method | trained | accuracy | of full | seeds | rate | saved per image |")
         print("|---|---|---|---|---|---|---|")
         for (method, rate), rows in sorted(runs.items(), key=lambda run: (run[0][0] not in IN_TORCH, *run[0])):
             deviation = f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.1f}" if len(rows) > 1 else ""
