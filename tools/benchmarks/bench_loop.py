@@ -78,8 +78,7 @@ def main() -> None:
     for model in options.models.split(","):
         artifact = packed(model, "4", "int8")
         rounds = [
-            json.loads(call("training", *TRAIN, artifact, data, time.time()).stdout)
-            for _ in range(options.rounds)
+            json.loads(call("training", *TRAIN, artifact, data, time.time()).stdout) for _ in range(options.rounds)
         ]
         imported, loaded, first, step_s, outside = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(
