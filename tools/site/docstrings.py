@@ -1,6 +1,8 @@
-"""An extension of griffe, which reads docstrings for mkdocstrings: `>>>` lines become blocks of code, names of
-parameters are shown as code where the docstring describes them, and a function of an options object is documented as what
-it is to its caller, a function of that object's fields."""
+"""An extension of griffe, which reads docstrings for mkdocstrings.
+
+Lines that begin with `>>>` become blocks of code; names of parameters are shown as code where the docstring describes
+them. A function of an options object is documented as what it is to its caller: a function of that object's fields.
+"""
 
 import inspect
 import re
