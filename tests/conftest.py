@@ -136,7 +136,7 @@ def wheel(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source") / "edge-s2a"
     # From a copy: building leaves build/ behind, and stale files of it would enter the wheel.
     shutil.copytree(PROJECT / "edge_s2a", source / "edge_s2a", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source / name)
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", output, source], check=True, capture_output=True

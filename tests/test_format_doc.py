@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import edge_s2a
 from edge_s2a.artifact.archive import WEIGHTS, Artifact
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.tensors import decode
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "FORMAT.md").read_text(encoding="utf-8")
-DEMO = Path(edge_s2a.__file__).parent / "demo" / "vit_demo.safetensors"
+PROJECT = Path(__file__).parent.parent
+DOCUMENT = (PROJECT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
+DEMO = PROJECT / "demo" / "vit_demo.safetensors"
 DEMO_KWARGS = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
 NAME = "patch_embed.proj.weight"
 
@@ -91,8 +91,7 @@ def test_worked_example_names_the_command_that_is_tested():
     command = found(r"^\$ edge-s2a pack (.*?demo\.s2a)\n")
     kwargs = " ".join(f"{key}={value}" for key, value in DEMO_KWARGS.items())
     expected = (
-        f"vit_tiny_patch16_224 --model-kwargs {kwargs} --weights edge_s2a/demo/{DEMO.name} "
-        "--num-classes 10 --output demo.s2a"
+        f"vit_tiny_patch16_224 --model-kwargs {kwargs} --weights demo/{DEMO.name} --num-classes 10 --output demo.s2a"
     )
     assert command.replace("\\\n", " ").split() == expected.split()
 

@@ -4,7 +4,7 @@ The images are single letters and signs (no digits) drawn with Pillow's built-in
 rotation, shear, scale, stroke width, contrast, blur and resolution. The quick start then transfers the
 model to real handwritten digits, which it has never seen. Command that made the shipped checkpoint:
 
-    .venv/bin/python tools/pretrain_demo.py --seed 0 --output edge_s2a/demo/vit_demo.safetensors
+    python -m tools.pretrain_demo --seed 0 --output demo/vit_demo.safetensors
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the tools that measure and tabulate share: their two verbs, and records that are kept as JSON lines."""
+"""What the tools that measure and tabulate share: their two commands, and records kept as JSON lines."""
 
 import argparse
 import json
@@ -7,21 +7,25 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 
-Verb = Callable[[argparse.Namespace], None]
+Command = Callable[[argparse.Namespace], None]
 
 
-def run_verb(
-    description: str, results: str, run: Verb, table: Verb, add_run_options: Callable[[argparse.ArgumentParser], None]
+def run_command(
+    description: str,
+    results: str,
+    run: Command,
+    table: Command,
+    add_run_options: Callable[[argparse.ArgumentParser], None],
 ) -> None:
     """The command line `run` and `table`, both with --results, a file of docs/studies by default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
-    verbs = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True)
     for function in (run, table):
-        verb = verbs.add_parser(function.__name__)
-        verb.set_defaults(function=function)
-        verb.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / results)
+        command = commands.add_parser(function.__name__)
+        command.set_defaults(function=function)
+        command.add_argument("--results", type=Path, default=PROJECT / "docs" / "studies" / results)
         if function is run:
-            add_run_options(verb)
+            add_run_options(command)
     options = parser.parse_args()
     options.function(options)
 

@@ -19,7 +19,14 @@ MIB = 1 << 20
 
 def run_limited(limit_bytes, *command) -> tuple[Finished, dict]:
     """The command's end, and the report of tools/benchmarks/limited.py."""
-    launcher = [sys.executable, "-S", "-E", str(PROJECT / "tools" / "limited.py"), str(limit_bytes), "--"]
+    launcher = [
+        sys.executable,
+        "-S",
+        "-E",
+        str(PROJECT / "tools" / "benchmarks" / "limited.py"),
+        str(limit_bytes),
+        "--",
+    ]
     done = subprocess.run(
         [*launcher, *map(str, command)], capture_output=True, text=True, cwd=PROJECT, timeout=300, check=True
     )

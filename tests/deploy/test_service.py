@@ -19,6 +19,7 @@ from tests.conftest import PROJECT, metrics_of, run_command, write_images
 from tests.deploy.conftest import device_environment
 
 SERVICE = PROJECT / "deploy" / "service.py"
+LIMITED = PROJECT / "tools" / "benchmarks" / "limited.py"
 MIB = 1 << 20
 
 
@@ -138,7 +139,7 @@ def test_its_memory_limit_is_enough_and_not_felt(tmp_path, folder, deit_artifact
     done = service(tmp_path, folder, "deit", *options)
     assert done.returncode == 0, done.stderr
     unit = unit_of(tmp_path, "deit")
-    limited = [sys.executable, "-S", "-E", str(PROJECT / "tools" / "limited.py"), settings(unit)["MemoryMax"], "--"]
+    limited = [sys.executable, "-S", "-E", str(LIMITED), settings(unit)["MemoryMax"], "--"]
     done = subprocess.run(
         [*limited, *command_of(unit)], capture_output=True, text=True, cwd=folder, env=environment(tmp_path), check=True
     )

@@ -7,6 +7,7 @@ artifact's graphs); medians of 15 runs in ms. *around*: rounding the input with 
 sums back, which ConvInteger and MatMulInteger need and QLinearConv, whose output's range must be known, does not.
 """
 
+import argparse
 import statistics
 import time
 
@@ -94,6 +95,8 @@ def measure(inputs: int, outputs: int, kernel: int, side: int) -> list[float | N
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     print("| convolution | Conv | ConvInteger | MatMulInteger | QLinearConv | around |")
     print("|---|---|---|---|---|---|")
     for inputs, outputs, kernel, side in SHAPES:

@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--bits", default="4,32")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print("| model | saved tensors | kept an image | step | step from features | ratio | peak memory | from features |")
+    print(
+        "| model | saved tensors | kept per image | step | step from features | ratio | peak memory | from features |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models.split(","):
         for bits in options.bits.split(","):

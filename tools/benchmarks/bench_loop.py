@@ -20,6 +20,7 @@ from pathlib import Path
 from tools.benchmarks.rivals.processes import call, images, packed
 from tools.benchmarks.rivals.task import BATCH, LEARNING_RATE, MODELS, THREADS
 
+TRAIN = (sys.executable, "-m", "tools.benchmarks.bench_loop", "--train")
 STEPS = 8  # of which the first does not count
 
 
@@ -77,8 +78,7 @@ def main() -> None:
     for model in options.models.split(","):
         artifact = packed(model, "4", "int8")
         rounds = [
-            json.loads(call("training", sys.executable, __file__, "--train", artifact, data, time.time()).stdout)
-            for _ in range(options.rounds)
+            json.loads(call("training", *TRAIN, artifact, data, time.time()).stdout) for _ in range(options.rounds)
         ]
         imported, loaded, first, step_s, outside = (statistics.median(column) for column in zip(*rounds, strict=True))
         print(

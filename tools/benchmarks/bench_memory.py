@@ -41,7 +41,7 @@ from tools.benchmarks.rivals.processes import (
     python_of,
 )
 from tools.benchmarks.rivals.task import BATCH, LEARNING_RATE, MODELS, STEPS, THREADS
-from tools.records import append_record, read_records, run_verb
+from tools.records import append_record, read_records, run_command
 
 MIB = 1 << 20
 BITS_AND_WEIGHTS = (("32", "int8"), ("4", "fp32"), ("4", "int8"), ("4", "int4"))
@@ -180,4 +180,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "memory.jsonl", run, table, add_run_options)
+    run_command(__doc__, "memory.jsonl", run, table, add_run_options)

@@ -41,7 +41,7 @@ from tools.benchmarks.rivals.processes import (
     python_of,
 )
 from tools.benchmarks.rivals.task import BATCH, LEARNING_RATE, MODELS, THREADS
-from tools.records import append_record, read_records, run_verb
+from tools.records import append_record, read_records, run_command
 
 MIB = 1 << 20
 STEPS = 5  # of which the first does not count
@@ -166,4 +166,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "speed.jsonl", run, table, add_run_options)
+    run_command(__doc__, "speed.jsonl", run, table, add_run_options)

@@ -10,6 +10,7 @@ Standard output is the command's. The last line of standard error is a JSON obje
 killed by that signal), and "peak_rss_bytes", the command's VmHWM.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -30,10 +31,12 @@ V1 = ("cgroup v1", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 
 def main() -> None:
     # Nothing large may be imported here: a process inherits the peak of whoever starts it.
-    limit_bytes = parse(sys.argv[1])
-    command = sys.argv[3:]
-    with limited(limit_bytes) as (mechanism, enter):
-        process = subprocess.Popen(command, preexec_fn=enter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("limit_bytes", type=parse, metavar="LIMIT", help="such as 128MiB")
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
+    options = parser.parse_args()
+    with limited(options.limit_bytes) as (mechanism, enter):
+        process = subprocess.Popen(options.command, preexec_fn=enter)
         _, status, usage = os.wait4(process.pid, 0)
     report = {
         "mechanism": mechanism,

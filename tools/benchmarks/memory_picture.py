@@ -102,8 +102,8 @@ def measure(path: Path, batch: int) -> dict:
 def measure_apart(path: Path, batch: int) -> dict:
     """The same in a process that has imported and run nothing else."""
     call = f"m.measure(pathlib.Path({str(path)!r}), {batch})"
-    code = f"import json, pathlib, memory_picture as m; print(json.dumps({call}))"
-    environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tools'}"}
+    code = f"import json, pathlib; from tools.benchmarks import memory_picture as m; print(json.dumps({call}))"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         sys.exit(done.stderr)

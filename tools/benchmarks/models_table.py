@@ -3,7 +3,7 @@
     python -m tools.benchmarks.models_table run [MODEL ...] [--adapter bias]    # default: a choice over many families
     python -m tools.benchmarks.models_table table
 
-Random weights, 10 classes, each model's own input size, 4 bits, int8 frozen weights, a process for each. Columns:
+Random weights, 10 classes, each model's own input size, 4 bits, int8 frozen weights, one process each. Columns:
 
 - *torch*: relative distance of the whole gradient, float weights, exact saved tensors, device graph against torch's
   own operators. A ReLU whose input rounding moves over zero shows in it, as between any two float implementations.
@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.records import PROJECT, append_record, read_records, run_verb
+from tools.records import PROJECT, append_record, read_records, run_command
 
 CLASSES = 10
 MODELS = """
@@ -125,8 +125,9 @@ def measure(model: str, adapter: str) -> dict:
 
 def measure_apart(model: str, adapter: str) -> dict:
     """In a process of its own, for the engine's arena is limited once a process."""
-    code = f"import json, models_table as m; print(json.dumps(m.measure({model!r}, {adapter!r})))"
-    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parent))
+    call = f"m.measure({model!r}, {adapter!r})"
+    code = f"import json; from tools.benchmarks import models_table as m; print(json.dumps({call}))"
+    environment = dict(os.environ, PYTHONPATH=str(PROJECT))
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, env=environment, check=False
     )
@@ -179,4 +180,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "models.jsonl", run, table, add_run_options)
+    run_command(__doc__, "models.jsonl", run, table, add_run_options)

@@ -36,7 +36,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from few_shot_split import link, split_class
 
 from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.data.pixels import load_pixels
@@ -45,7 +44,8 @@ from edge_s2a.host.golden import normalized
 from edge_s2a.host.sources.preprocessing import preprocessing_of
 from edge_s2a.host.sources.timm import classifier_names, create_model
 from edge_s2a.host.trace.capture import soft_cross_entropy
-from tools.records import PROJECT, append_record, read_records, run_verb
+from tools.records import PROJECT, append_record, read_records, run_command
+from tools.studies.few_shot_split import link, split_class
 
 SHARED = Path(os.environ.get("EDGE_S2A_SHARED", PROJECT.parent / "shared"))
 WORK = PROJECT / "build" / "study"
@@ -263,7 +263,7 @@ def table(options: argparse.Namespace) -> None:
             continue
         full = [mean_accuracy(rows) for (method, _), rows in runs.items() if method == "full"]
         print(f"\n**{pair.replace('/', ', ')}**\n")
-        print("| method | trained | accuracy | of full | seeds | rate | saved an image |")
+        print("| method | trained | accuracy | of full | seeds | rate | saved per image |")
         print("|---|---|---|---|---|---|---|")
         for (method, rate), rows in sorted(runs.items(), key=lambda run: (run[0][0] not in IN_TORCH, *run[0])):
             deviation = f" ± {100 * statistics.stdev(row['accuracy'] for row in rows):.1f}" if len(rows) > 1 else ""
@@ -289,4 +289,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_verb(__doc__, "accuracy.jsonl", run, table, add_run_options)
+    run_command(__doc__, "accuracy.jsonl", run, table, add_run_options)

@@ -16,7 +16,7 @@ from PIL import Image
 from tools.benchmarks.rivals.task import CLASSES, THREADS
 from tools.records import PROJECT
 
-RIVALS = PROJECT / "tools" / "rivals"
+RIVALS = PROJECT / "tools" / "benchmarks" / "rivals"
 WORK = PROJECT / "build" / "rivals"
 # What an environment holds beside what its name says, and whether it sees this one's packages.
 ENVIRONMENTS = {
