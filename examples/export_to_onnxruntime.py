@@ -33,6 +33,13 @@ def prepared(image: Image.Image, how: dict) -> np.ndarray:
     return ((pixels - how["mean"]) / how["std"]).transpose(2, 0, 1)[None].astype(np.float32)
 
 
+def train(artifact: Path, run: Path, options: argparse.Namespace) -> None:
+    edge_s2a.train(
+        artifact, options.data, run, memory_budget=options.memory_budget, epochs=options.epochs, lr=options.lr,
+        quiet=True,
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a timm model")
@@ -55,10 +62,7 @@ def main() -> None:
         model_kwargs=options.model_kwargs, adapter=options.adapter,
     )  # fmt: skip
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as device:
-        device.submit(
-            edge_s2a.train, artifact, options.data, run, memory_budget=options.memory_budget, epochs=options.epochs,
-            lr=options.lr, quiet=True,
-        ).result()  # fmt: skip
+        device.submit(train, artifact, run, options).result()
     edge_s2a.export(artifact, run / "adapter.safetensors", model)
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
