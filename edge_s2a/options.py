@@ -320,7 +320,8 @@ class PackOptions(Options):
         "height and width of the input; default: the model's own", default=None, bounds=POSITIVE
     )
     adapter: str = option(
-        "structural modules to train: bias, prompt, side, lowrank; s2a: bias+prompt+side",
+        "kinds of adapters to train: bias, prompt, side, lowrank, with options as in lowrank:rank=4; s2a: "
+        "bias+prompt+side; head: the head alone",
         default="bias",
         metavar="KIND[+KIND...]",
     )
