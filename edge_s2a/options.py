@@ -223,6 +223,10 @@ def three_numbers(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
+def optional_path(value: StrPath | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
 def paths(values: Sequence[str | os.PathLike]) -> list[Path]:
     return [Path(value) for value in values]
 
