@@ -24,7 +24,7 @@ def pack(options: PackOptions) -> "Manifest":
 
     Raises UserError for anything the user can mend.
     """
-    from edge_s2a.host.api import pack
+    from edge_s2a.host.pack import pack
 
     return pack(options)
 

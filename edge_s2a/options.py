@@ -223,6 +223,10 @@ def three_numbers(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
+def optional_path(value: StrPath | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
 def paths(values: Sequence[str | os.PathLike]) -> list[Path]:
     return [Path(value) for value in values]
 
@@ -320,7 +324,8 @@ class PackOptions(Options):
         "height and width of the input; default: the model's own", default=None, bounds=POSITIVE
     )
     adapter: str = option(
-        "structural modules to train: bias, prompt, side, lowrank; s2a: bias+prompt+side",
+        "kinds of adapters to train: bias, prompt, side, lowrank, with options as in lowrank:rank=4; s2a: "
+        "bias+prompt+side; head: the head alone",
         default="bias",
         metavar="KIND[+KIND...]",
     )

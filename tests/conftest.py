@@ -99,16 +99,22 @@ def write_images(folder: Path, per_class: int, seed: int, size: int = 40) -> Pat
 
 def options_of(**changes):
     """What the tests pack unless told otherwise: a two-block ViT for 32x32 images and three classes."""
-    from edge_s2a.host.pack import Options
+    from edge_s2a.options import PackOptions
 
-    small = {"model_name": "vit_tiny_patch16_224", "model_kwargs": SMALL_VIT, "labels": CLASSES, "num_classes": 3}
-    return Options(**{**small, **changes})
+    small = {
+        "model": "vit_tiny_patch16_224",
+        "output": "unused.s2a",
+        "model_kwargs": SMALL_VIT,
+        "labels": CLASSES,
+        "num_classes": 3,
+    }
+    return PackOptions(**{**small, **changes})
 
 
 def pack(path: Path, **options) -> Path:
-    from edge_s2a.host.pack import package
+    from edge_s2a.host import pack as host
 
-    package(options_of(**options), path)
+    host.pack(options_of(output=path, **options))
     return path
 
 
@@ -155,7 +161,7 @@ def small_artifact(tmp_path_factory) -> Path:
 def deit_artifact(tmp_path_factory) -> Path:
     """DeiT-Tiny at 224 px with random weights, five classes: memory as in real use."""
     path = tmp_path_factory.mktemp("deit") / "deit.s2a"
-    return pack(path, model_name="deit_tiny_patch16_224", model_kwargs={}, labels=None, num_classes=5)
+    return pack(path, model="deit_tiny_patch16_224", model_kwargs={}, labels=None, num_classes=5)
 
 
 @pytest.fixture(scope="session")

@@ -39,10 +39,10 @@ def reader() -> str:
 @pytest.fixture(scope="module")
 def demo_artifact(tmp_path_factory) -> Path:
     """The worked example's model, packed as its command does."""
-    from edge_s2a.host.pack import Options, package
+    from edge_s2a import pack
 
     path = tmp_path_factory.mktemp("format") / "demo.s2a"
-    package(Options("vit_tiny_patch16_224", num_classes=10, weights=DEMO, model_kwargs=DEMO_KWARGS), path)
+    pack("vit_tiny_patch16_224", path, num_classes=10, weights=DEMO, model_kwargs=DEMO_KWARGS)
     return path
 
 

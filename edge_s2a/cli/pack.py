@@ -12,7 +12,7 @@ from edge_s2a.options import PackOptions
 
 def run(options: PackOptions, output: Output) -> int:
     require_host()
-    from edge_s2a.host.api import pack
+    from edge_s2a.host.pack import pack
 
     if not options.weights and not options.pretrained and not output.quiet:
         print("warning: random weights; give --weights FILE or --pretrained", file=sys.stderr)

@@ -1,9 +1,8 @@
 """Packs a timm model into a training artifact."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.signature import load_private_key
 from edge_s2a.host.adapters.inject import inject, starts_of
+from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.golden import OPTIMIZER, golden_step, normalized, random_target
 from edge_s2a.host.graph.frozen_prefix import shapes_of_features, split_features
 from edge_s2a.host.graph.ir import Graph
@@ -34,6 +34,7 @@ from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes, plan_pro
 from edge_s2a.host.trace.capture import Captured, capture_inference, capture_training, observe_saved_tensors
 from edge_s2a.host.trace.saved_tensors import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
+from edge_s2a.options import PackOptions, optional_path
 from edge_s2a.plan.lifetimes import to_json
 from edge_s2a.plan.verify import plan_errors
 from edge_s2a.version import __version__
@@ -43,29 +44,6 @@ if TYPE_CHECKING:
 
 # Images on which levels are fitted and bits allocated.
 CALIBRATION_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to pack, and how; see `edge-s2a pack --help`."""
-
-    model_name: str
-    num_classes: int
-    labels: list[str] | None = None
-    weights: Path | None = None
-    pretrained: bool = False
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
-    image_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    adapter_kinds: Sequence[str] = ("bias",)  # as host.adapters.registry.parse_adapter returns them
-    saved_bits: str = "4"
-    levels: str = "best"
-    calibration: Path | None = None
-    weight_format: str = "int8"
-    compute: str = "fp32"
-    seed: int = 0
-    sign: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,45 +58,45 @@ class Adapted:
     int8_layers: list[str] = field(default_factory=list)  # whose products are computed in int8
 
 
-def package(options: Options, output: Path) -> Manifest:
-    """Writes the artifact `output`: training and inference graph, frozen weights, initial adapter, golden
-    step, memory plan and manifest (docs/FORMAT.md). Returns the manifest. Raises UserError for anything the user can
-    correct.
+def pack(options: PackOptions) -> Manifest:
+    """Writes an artifact: training and inference graph, frozen weights, initial adapter, golden step, memory plan and
+    manifest (docs/FORMAT.md). Returns the manifest. Raises UserError for anything the user can correct.
     """
+    output = Path(options.output)
     make_folder(output.parent)
-    key = load_private_key(options.sign) if options.sign else None
+    key = load_private_key(Path(options.sign)) if options.sign else None
     adapted = adapt(options)
     return write_artifact(options, adapted, build_graphs(options, adapted), output, key)
 
 
-def adapt(options: Options) -> Adapted:
+def adapt(options: PackOptions) -> Adapted:
     """Makes the model, injects the adapter, rounds the frozen weights, and chooses how to keep what the backward pass
     needs."""
-    classes, seed = options.num_classes, options.seed
-    model = create_model(
-        options.model_name, options.model_kwargs, classes, options.image_size, options.weights, options.pretrained, seed
-    )
+    kinds, classes, seed = parse_adapter(options.adapter), options.class_count, options.seed
+    weights, calibration = optional_path(options.weights), optional_path(options.calibration)
+    kwargs = options.model_kwargs or {}
+    model = create_model(options.model, kwargs, classes, options.image_size, weights, options.pretrained, seed)
     preprocessing = preprocessing_of(model, options.image_size, options.mean, options.std)
     image_shape = (3, *preprocessing.image_size)
     fold_batch_norms(model, image_shape)
-    adapter = inject(model, options.adapter_kinds, image_shape, classes, seed, where="--adapter")
+    adapter = inject(model, kinds, image_shape, classes, seed, where="--adapter")
     # From here on the model computes with the rounded weights, as the device will.
     frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
 
-    pixels = calibration_images(options.calibration, CALIBRATION_BATCH, preprocessing, seed)
+    pixels = calibration_images(calibration, CALIBRATION_BATCH, preprocessing, seed)
     batch = normalized(pixels, preprocessing), random_target(len(pixels), classes, seed)
     int8_layers = choose_int8_layers(model, frozen, options.compute, batch[0])
     observed = observe_saved_tensors(model, adapter, image_shape)
-    scheme = choose_scheme(model, adapter, *batch, observed, options.saved_bits, options.levels)
+    scheme = choose_scheme(model, adapter, *batch, observed, str(options.saved_bits), options.levels)
     return Adapted(model, preprocessing, adapter, frozen, scheme, int8_layers)
 
 
-def build_graphs(options: Options, adapted: Adapted) -> dict[str, Graph]:
+def build_graphs(options: PackOptions, adapted: Adapted) -> dict[str, Graph]:
     """The graphs "training" and "inference" of the adapted model, and "features" if these two need not read the
     image."""
     model, adapter = adapted.model, adapted.adapter
     image_shape = (3, *adapted.preprocessing.image_size)
-    training = capture_training(model, adapter, image_shape, options.num_classes, adapted.scheme)
+    training = capture_training(model, adapter, image_shape, options.class_count, adapted.scheme)
     inference = capture_inference(model, adapter, image_shape)
     names = list(adapter)
     outputs = [LOSS, LOGITS, *(gradient(name) for name in names)]
@@ -157,7 +135,7 @@ def to_graph(
 
 
 def write_artifact(
-    options: Options,
+    options: PackOptions,
     adapted: Adapted,
     graphs: dict[str, Graph],
     output: Path,
@@ -166,10 +144,11 @@ def write_artifact(
     """Cuts the graphs into pieces, plans the memory, records the golden step, and writes everything at once, signed
     with `key` if there is one."""
     model, adapter, scheme = adapted.model, adapted.adapter, adapted.scheme
+    kinds = parse_adapter(options.adapter)
     pieces, programs, constants = segment(graphs)
     plans = {name: plan_program(pieces, calls) for name, calls in programs.items()}
     initial = {name: value.detach().numpy() for name, value in adapter.items()}
-    golden = golden_step(model, adapter, adapted.preprocessing, options.num_classes, scheme, options.seed)
+    golden = golden_step(model, adapter, adapted.preprocessing, options.class_count, scheme, options.seed)
     onnx_graphs = [to_onnx(graph) for graph in pieces]
     members = {
         **{archive.graph_member(number): graph for number, graph in enumerate(onnx_graphs)},
@@ -180,19 +159,19 @@ def write_artifact(
         archive.GOLDEN: tensors.encode(golden),
         archive.PLAN: to_json(plans),
     }
-    starts = starts_of(options.adapter_kinds, model, adapter, options.num_classes)
+    starts = starts_of(kinds, model, adapter, options.class_count)
     errors = plan_errors(plans, programs, [read_onnx_graph(graph) for graph in onnx_graphs])
     if errors:
         raise AssertionError(f"the planner is wrong: {errors[0]}")
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         producer=f"edge-s2a {__version__}",
-        model=options.model_name,
-        model_kwargs=options.model_kwargs,
-        num_classes=options.num_classes,
-        labels=options.labels,
+        model=options.model,
+        model_kwargs=options.model_kwargs or {},
+        num_classes=options.class_count,
+        labels=list(options.labels) if options.labels else None,
         preprocessing=adapted.preprocessing,
-        adapter=list(options.adapter_kinds),
+        adapter=kinds,
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
         head=starts.at_class_means,
         low_rank_maps=starts.at_gradient,
@@ -200,7 +179,7 @@ def write_artifact(
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_format=options.weight_format,
         int8_layers=adapted.int8_layers,
-        saved_bits=options.saved_bits,
+        saved_bits=str(options.saved_bits),
         mean_saved_bits=mean_bits(scheme),
         levels=levels_of(scheme),
         saved_bytes_per_image=saved_bytes_per_image(plans["training"].lifetimes),

@@ -23,14 +23,14 @@ PYTHON = PROJECT / ".aarch64" / "python"
 OLDER_ENGINES = ["1.19.2", "1.22.1"]
 ARTIFACTS = {
     "vit": {},
-    "vit-int4": {"weight_format": "int4", "adapter_kinds": ("bias", "lowrank")},
+    "vit-int4": {"weight_format": "int4", "adapter": "bias+lowrank"},
     "swin": {
-        "model_name": "swin_tiny_patch4_window7_224",
+        "model": "swin_tiny_patch4_window7_224",
         "model_kwargs": {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
-        "adapter_kinds": ("bias", "prompt", "side"),
+        "adapter": "bias+prompt+side",
     },
     "mobilenet-fp16": {
-        "model_name": "mobilenetv2_035", "model_kwargs": {}, "image_size": 32, "adapter_kinds": ("lowrank",),
+        "model": "mobilenetv2_035", "model_kwargs": {}, "image_size": 32, "adapter": "lowrank",
         "weight_format": "fp16",
     },
 }  # fmt: skip
@@ -188,7 +188,7 @@ def test_older_engines_train_alike(version, on_aarch64, small_artifact, data, tm
 def test_a_model_of_real_depth_and_width_trains_alike(on_aarch64, photo_folder, tmp_path):
     """DeiT-Tiny, two steps of five photos. At 64 px: at 224 px QEMU takes minutes for one of them."""
     artifact = pack(
-        tmp_path / "deit.s2a", model_name="deit_tiny_patch16_224", model_kwargs={}, image_size=64, labels=None,
+        tmp_path / "deit.s2a", model="deit_tiny_patch16_224", model_kwargs={}, image_size=64, labels=None,
         num_classes=5,
     )  # fmt: skip
     here, there, data = tmp_path / "here", tmp_path / "there", tmp_path / "data"

@@ -133,7 +133,7 @@ def test_a_limit_binds_its_own_engine_alone(deit_artifact):
 def mobilenet_artifact(tmp_path_factory):
     """Convolutions with scratch memory, and masks of one bit."""
     path = tmp_path_factory.mktemp("mobilenet") / "mobilenet.s2a"
-    return pack(path, model_name="mobilenetv2_050", model_kwargs={}, image_size=96, labels=None, num_classes=5)
+    return pack(path, model="mobilenetv2_050", model_kwargs={}, image_size=96, labels=None, num_classes=5)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_the_engine_unpacks_int4_weights_in_what_is_planned(tmp_path, batch):
     """For one image the codes, a byte each, weigh as much as the activations."""
     depth = {"depth": 2}
     path = pack(
-        tmp_path / "int4.s2a", model_name="deit_tiny_patch16_224", model_kwargs=depth, labels=None, weight_format="int4"
+        tmp_path / "int4.s2a", model="deit_tiny_patch16_224", model_kwargs=depth, labels=None, weight_format="int4"
     )
     plans = from_json(Artifact(path).read(PLAN), "plan")
     assert run_in_region(path, batch, preferred_arena_bytes(plans, batch)) == "fits"

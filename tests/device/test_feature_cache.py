@@ -27,7 +27,7 @@ SHAPES = {"a": [1, 5, 7], "b": [3, 100, 400], "c": [1, 64]}
 
 @pytest.fixture(scope="module")
 def side_artifact(tmp_path_factory):
-    return pack(tmp_path_factory.mktemp("side") / "side.s2a", adapter_kinds=("side",))
+    return pack(tmp_path_factory.mktemp("side") / "side.s2a", adapter="side")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_damaged_cache_is_as_good_as_none(damage, whole_run, side_artifact, im
 
 def test_the_cache_of_another_model_is_begun_anew(side_artifact, image_folder, whole_run, tmp_path):
     run = tmp_path / "run"
-    other = pack(tmp_path / "other.s2a", adapter_kinds=("side",), seed=1)
+    other = pack(tmp_path / "other.s2a", adapter="side", seed=1)
     train(other, image_folder, run)
     done = train(side_artifact, image_folder, run)
     assert "features of 0 images" in done.stderr
@@ -232,12 +232,12 @@ def test_it_is_refused_where_features_change(small_artifact, side_artifact, imag
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"model_name": "resnet10t", "model_kwargs": {}, "image_size": 32}], ids=["vit", "cnn"]
+    "model", [{}, {"model": "resnet10t", "model_kwargs": {}, "image_size": 32}], ids=["vit", "cnn"]
 )
 def test_the_head_alone_is_trained_from_kept_features(model, image_folder, tmp_path):
     """The backbone runs once per image: in the first epoch. What is kept changes nothing, and `eval` computes the
     accuracy that training found."""
-    artifact = pack(tmp_path / "head.s2a", adapter_kinds=("head",), **model)
+    artifact = pack(tmp_path / "head.s2a", adapter="head", **model)
     assert run_command("check", artifact).returncode == 0
     options = ["--epochs", "2", "--lr", "1e-3"]
     summary = train(artifact, image_folder, tmp_path / "run", *options).json
@@ -265,7 +265,7 @@ def test_impossible_shapes_of_features_are_refused(side_artifact, shape):
 
 @pytest.mark.parametrize("kinds", [("bias",), ("bias", "side")])
 def test_artifacts_whose_features_change_have_none(kinds, tmp_path):
-    pack(tmp_path / "a.s2a", adapter_kinds=kinds)
+    pack(tmp_path / "a.s2a", adapter="+".join(kinds))
     done = run_command("inspect", tmp_path / "a.s2a", "--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["feature_bytes_per_image"] == 0

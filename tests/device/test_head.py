@@ -26,9 +26,9 @@ LABELS = np.array([0, 1, 1, 2, 0, 2, 2, 1, 2])
 def packed(request, tmp_path_factory):
     """(engine, adapted model) at 32 bits."""
     models = {
-        "vit": {"adapter_kinds": ("bias", "side")},
-        "two heads": {"model_name": "deit_tiny_distilled_patch16_224"},
-        "convolutional head": {"model_name": "mobilenetv3_small_050", "model_kwargs": {}, "image_size": SIZE},
+        "vit": {"adapter": "bias+side"},
+        "two heads": {"model": "deit_tiny_distilled_patch16_224"},
+        "convolutional head": {"model": "mobilenetv3_small_050", "model_kwargs": {}, "image_size": SIZE},
     }
     options = options_of(**models[request.param], saved_bits="32", weight_format="fp32", labels=None)
     adapted = adapt(options)

@@ -18,9 +18,9 @@ IMAGES = 6
 @pytest.fixture(scope="module", params=["tokens", "feature maps"])
 def packed(request, tmp_path_factory):
     """(engine, adapted model, names of the maps) at 32 bits."""
-    models = {"tokens": {}, "feature maps": {"model_name": "mobilenetv2_050", "model_kwargs": {}, "image_size": 32}}
+    models = {"tokens": {}, "feature maps": {"model": "mobilenetv2_050", "model_kwargs": {}, "image_size": 32}}
     options = options_of(
-        **models[request.param], adapter_kinds=("bias", "lowrank"), saved_bits="32", weight_format="fp32", labels=None
+        **models[request.param], adapter="bias+lowrank", saved_bits="32", weight_format="fp32", labels=None
     )
     adapted = adapt(options)
     path = tmp_path_factory.mktemp("lowrank") / "model.s2a"

@@ -26,15 +26,15 @@ from tests.conftest import CLASSES, SMALL_VIT, assert_refused, pack, run_command
 
 MODELS = {
     "bias": {},
-    "all": {"adapter_kinds": ("bias", "prompt", "side", "lowrank")},
-    "side": {"adapter_kinds": ("side",)},
-    "head": {"adapter_kinds": ("head",)},
-    "options": {"adapter_kinds": ("prompt:rank=1", "side:pooling=4", "lowrank:rank=3")},
+    "all": {"adapter": "bias+prompt+side+lowrank"},
+    "side": {"adapter": "side"},
+    "head": {"adapter": "head"},
+    "options": {"adapter": "prompt:rank=1+side:pooling=4+lowrank:rank=3"},
     "int4": {"weight_format": "int4"},
     "int8 products": {"compute": "int8"},
-    "resnet": {"model_name": "resnet10t", "model_kwargs": {}, "image_size": 64},
+    "resnet": {"model": "resnet10t", "model_kwargs": {}, "image_size": 64},
     "swin": {
-        "model_name": "swin_tiny_patch4_window7_224",
+        "model": "swin_tiny_patch4_window7_224",
         "model_kwargs": {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1), "num_heads": (2, 2)},
     },
 }

@@ -41,7 +41,7 @@ def test_the_digest_tells_models_and_adapters_apart_but_not_codes(artifact, tmp_
     digest = artifact_digest(artifact.manifest)
     other_labels = dataclasses.replace(artifact.manifest, labels=["one", "three", "two"])
     assert artifact_digest(other_labels) != digest
-    other_adapter = Artifact(pack(tmp_path / "lowrank.s2a", adapter_kinds=("bias", "lowrank"))).manifest
+    other_adapter = Artifact(pack(tmp_path / "lowrank.s2a", adapter="bias+lowrank")).manifest
     assert other_adapter.model_digest == artifact.manifest.model_digest
     assert artifact_digest(other_adapter) != digest
     other_codes = Artifact(pack(tmp_path / "codes.s2a", saved_bits="8")).manifest

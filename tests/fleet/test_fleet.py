@@ -68,8 +68,8 @@ def fleet(fleet_python, tmp_path_factory) -> Fleet:
     data = share_out(digits, folder)
     description = json.loads(DESCRIPTION.read_text())
     model = pack(
-        folder / "model.s2a", model_name=description["model"], model_kwargs=description["model_kwargs"],
-        weights=WEIGHTS, labels=None, num_classes=10, adapter_kinds=("bias", "lowrank"),
+        folder / "model.s2a", model=description["model"], model_kwargs=description["model_kwargs"],
+        weights=WEIGHTS, labels=None, num_classes=10, adapter="bias+lowrank",
     )  # fmt: skip
     other = relabelled(model, folder / "other.s2a")
     output = folder / "output"

@@ -21,7 +21,7 @@ from edge_s2a.host.trace.saved_tensors import mean_bits, with_bits
 from tests.conftest import SMALL_VIT, options_of
 
 VIT = {**SMALL_VIT, "img_size": 64}
-MOBILENET = {"model_name": "mobilenetv2_035", "model_kwargs": {}, "image_size": 64}
+MOBILENET = {"model": "mobilenetv2_035", "model_kwargs": {}, "image_size": 64}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -75,7 +75,7 @@ def test_automatic_bits_err_less_than_four_bits_for_all(batch):
 
 def test_automatic_bits_are_those_of_an_adapter_on_its_way():
     """Low-rank maps whose `up` is no longer zero, at other values than those with which the bits were chosen."""
-    adapted = adapt(options_of(**MOBILENET, saved_bits="32", adapter_kinds=("lowrank",)))
+    adapted = adapt(options_of(**MOBILENET, saved_bits="32", adapter="lowrank"))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
     image, target = normalized(pixels, adapted.preprocessing), random_target(8, 3, 0)
     observed = observe_saved_tensors(adapted.model, adapted.adapter, (3, 64, 64))

@@ -10,8 +10,9 @@ from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import from_json
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
-from edge_s2a.host.pack import Options, adapt, build_graphs, write_artifact
+from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import soft_cross_entropy
+from edge_s2a.options import PackOptions
 from tests.host.test_adapters import MODELS
 
 CLASSES, BATCH = 3, 3
@@ -23,8 +24,15 @@ def options_for(model_key, kinds):
     """At 32 bits, because torch's own gradient is the reference."""
     name, kwargs, _, _ = MODELS[model_key]
     size = {} if "img_size" in kwargs else {"image_size": 64}
-    return Options(
-        name, CLASSES, model_kwargs=kwargs, adapter_kinds=kinds, saved_bits="32", weight_format="fp32", **size
+    return PackOptions(
+        name,
+        "unused.s2a",
+        num_classes=CLASSES,
+        model_kwargs=kwargs,
+        adapter="+".join(kinds),
+        saved_bits="32",
+        weight_format="fp32",
+        **size,
     )
 
 

@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_the_exact_product_in_int8(layer):
 @pytest.fixture(scope="module")
 def packed_vit(tmp_path_factory):
     """(options, adapted model, artifact) of two blocks, in int8."""
-    options = options_of(model_kwargs=VIT, compute="int8", adapter_kinds=("bias", "lowrank"))
+    options = options_of(model_kwargs=VIT, compute="int8", adapter="bias+lowrank")
     adapted = adapt(options)
     path = tmp_path_factory.mktemp("int8") / "vit.s2a"
     write_artifact(options, adapted, build_graphs(options, adapted), path)
@@ -143,7 +143,7 @@ def test_auto_takes_what_is_large_and_errs_little():
 
 def test_int8_is_refused_where_there_is_nothing_to_compute(tmp_path):
     with pytest.raises(UserError, match="leave --compute away"):
-        pack(tmp_path / "x.s2a", model_name="mobilenetv2_035", model_kwargs={}, image_size=32, compute="int8")
+        pack(tmp_path / "x.s2a", model="mobilenetv2_035", model_kwargs={}, image_size=32, compute="int8")
     done = run_command(
         "pack", "mobilenetv2_035", "--num-classes", 3, "--image-size", 32, "--compute", "int8", "--output",
         tmp_path / "y.s2a",

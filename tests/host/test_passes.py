@@ -16,7 +16,7 @@ from tests.conftest import options_of
 
 @pytest.fixture(scope="module")
 def graphs():
-    options = options_of(adapter_kinds=("bias", "prompt", "side", "lowrank"))
+    options = options_of(adapter="bias+prompt+side+lowrank")
     return build_graphs(options, adapt(options))
 
 
@@ -46,7 +46,7 @@ BROADCASTING = {"Add", "Sub", "Mul", "Div", "Max", "Min"}
 @pytest.mark.parametrize("compute", ["fp32", "int8"])
 def test_a_scalar_beside_a_column_has_its_rank(compute):
     """Of another rank the engine would take such a tensor value by value: 360 us for 38,000 values, not 8."""
-    options = options_of(adapter_kinds=("bias", "prompt", "side", "lowrank"), compute=compute)
+    options = options_of(adapter="bias+prompt+side+lowrank", compute=compute)
     graph = build_graphs(options, adapt(options))["training"]
     ranks = []
     for node in graph.nodes:

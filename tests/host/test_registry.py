@@ -123,10 +123,10 @@ def scale_of(place):
 def test_a_new_kind_is_its_own_file_and_a_line_in_the_registry(monkeypatch, place, graphs):
     """It is injected, started and packed; whether features are split off follows from where it acts."""
     monkeypatch.setattr(registry, "KINDS", (scale_of(place), *KINDS))
-    options = options_of(adapter_kinds=parse_adapter("scale"))
+    options = options_of(adapter="scale")
     adapted = adapt(options)
     assert set(adapted.adapter) == {"scale.weight", "head.weight", "head.bias"}
-    assert starts_of(options.adapter_kinds, adapted.model, adapted.adapter, 3) == (["head"], ["scale"])
+    assert starts_of(parse_adapter(options.adapter), adapted.model, adapted.adapter, 3) == (["head"], ["scale"])
     assert set(build_graphs(options, adapted)) == {"training", "inference"} | graphs
 
 

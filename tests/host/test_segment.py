@@ -13,9 +13,9 @@ from edge_s2a.plan.arena import live_peak
 from tests.conftest import SMALL_VIT, options_of
 
 MODELS = {
-    "vit": {"model_kwargs": {**SMALL_VIT, "depth": 5}, "adapter_kinds": ("bias", "lowrank")},
-    "vit, side": {"model_kwargs": {**SMALL_VIT, "depth": 4}, "adapter_kinds": ("side",)},
-    "mobilenet": {"model_name": "mobilenetv2_035", "model_kwargs": {}, "image_size": 32, "adapter_kinds": ("lowrank",)},
+    "vit": {"model_kwargs": {**SMALL_VIT, "depth": 5}, "adapter": "bias+lowrank"},
+    "vit, side": {"model_kwargs": {**SMALL_VIT, "depth": 4}, "adapter": "side"},
+    "mobilenet": {"model": "mobilenetv2_035", "model_kwargs": {}, "image_size": 32, "adapter": "lowrank"},
 }
 
 

@@ -112,7 +112,7 @@ def test_a_pass_that_writes_an_operator_that_is_not_allowed_is_found_too():
 @pytest.mark.parametrize("saved_bits", ["2", "4"])
 def test_what_the_engine_runs_once_per_reader_has_one_reader(weight_format, saved_bits):
     kinds = ("bias", "prompt", "side", "lowrank")
-    options = options_of(adapter_kinds=kinds, weight_format=weight_format, saved_bits=saved_bits)
+    options = options_of(adapter="+".join(kinds), weight_format=weight_format, saved_bits=saved_bits)
     for graph in build_graphs(options, adapt(options)).values():
         readers = collections.Counter(name for node in graph.nodes for name in set(node.inputs))
         outputs = [node.outputs[0] for node in graph.nodes if rule_of(node).runs_once_per_reader]

@@ -56,7 +56,7 @@ LARGEST_CONSTANT_BYTES = 128 * 1024
 def family_options(family, bits):
     name, kwargs, image_size, kinds = FAMILIES[family]
     return options_of(
-        model_name=name, model_kwargs=kwargs, image_size=image_size, adapter_kinds=kinds, saved_bits=str(bits),
+        model=name, model_kwargs=kwargs, image_size=image_size, adapter="+".join(kinds), saved_bits=str(bits),
         weight_format="fp32",
     )  # fmt: skip
 

@@ -49,12 +49,12 @@ def packed(tmp_path_factory):
             perturb(whole.parameters(), 1)
             torch.save(whole.state_dict(), folder / "weights.pt")
             options = options_of(
-                model_name=name,
+                model=name,
                 model_kwargs={**SMALL_VIT, **kwargs},
                 weights=folder / "weights.pt",
                 saved_bits=str(bits),
                 weight_format=weight_format,
-                adapter_kinds=kinds,
+                adapter="+".join(kinds),
             )
             adapted = adapt(options)
             write_artifact(options, adapted, build_graphs(options, adapted), folder / "model.s2a")

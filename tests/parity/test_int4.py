@@ -110,8 +110,8 @@ def test_gradients_equal_torch_on_the_rounded_model(model, tmp_path):
     """At 32 bits the device's gradients are torch's of the model whose weights `freeze` rounded."""
     name, kwargs, image_size, tolerance = MODELS[model]
     options = options_of(
-        model_name=name, model_kwargs=kwargs, image_size=image_size, weight_format="int4", saved_bits="32",
-        adapter_kinds=("bias", "lowrank"),
+        model=name, model_kwargs=kwargs, image_size=image_size, weight_format="int4", saved_bits="32",
+        adapter="bias+lowrank",
     )  # fmt: skip
     adapted = adapt(options)
     assert "int4" in adapted.frozen.formats.values()

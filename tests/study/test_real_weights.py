@@ -26,10 +26,13 @@ def test_4_bit_gradients_point_where_exact_ones_do():
     from edge_s2a.device.data.dataset import open_dataset
     from edge_s2a.device.data.pixels import load_pixels
     from edge_s2a.host.golden import normalized
-    from edge_s2a.host.pack import Options, adapt
+    from edge_s2a.host.pack import adapt
     from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
+    from edge_s2a.options import PackOptions
 
-    adapted = adapt(Options("deit_tiny_patch16_224", 5, weights=WEIGHTS, weight_format="fp32"))
+    adapted = adapt(
+        PackOptions("deit_tiny_patch16_224", "unused.s2a", num_classes=5, weights=WEIGHTS, weight_format="fp32")
+    )
     dataset = open_dataset(FLOWERS, "train", None, 5)
     chosen = np.random.default_rng(0).permutation(len(dataset.samples))[:16].tolist()
     pixels = np.stack([load_pixels(dataset, index, adapted.preprocessing) for index in chosen])

@@ -56,10 +56,10 @@ def measure(model: str, adapter: str) -> dict:
     from edge_s2a.device.engine.load import load_for_check
     from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
     from edge_s2a.device.engine.selfcheck import check
-    from edge_s2a.host.adapters.registry import parse_adapter
     from edge_s2a.host.golden import random_target
-    from edge_s2a.host.pack import Adapted, Options, adapt, build_graphs, write_artifact
+    from edge_s2a.host.pack import Adapted, adapt, build_graphs, write_artifact
     from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
+    from edge_s2a.options import PackOptions
     from edge_s2a.plan.arena import arena_peak
     from edge_s2a.plan.lifetimes import from_json
 
@@ -82,7 +82,7 @@ def measure(model: str, adapter: str) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exact.s2a"
-        options = Options(model, CLASSES, adapter_kinds=parse_adapter(adapter), saved_bits="32", weight_format="fp32")
+        options = PackOptions(model, path, num_classes=CLASSES, adapter=adapter, saved_bits="32", weight_format="fp32")
         adapted = adapt(options)
         write_artifact(options, adapted, build_graphs(options, adapted), path)
         perturb(adapted.adapter)
@@ -100,7 +100,7 @@ def measure(model: str, adapter: str) -> dict:
 
         started = time.monotonic()
         path = Path(folder) / "model.s2a"
-        options = Options(model, CLASSES, adapter_kinds=parse_adapter(adapter))
+        options = PackOptions(model, path, num_classes=CLASSES, adapter=adapter)
         adapted = adapt(options)
         manifest = write_artifact(options, adapted, build_graphs(options, adapted), path)
         seconds = time.monotonic() - started

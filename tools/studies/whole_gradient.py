@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from edge_s2a.host.adapters.registry import parse_adapter
-from edge_s2a.host.pack import Adapted, Options, adapt
-from edge_s2a.host.sources.timm import parse_model_kwargs
+from edge_s2a.cli.options import parse_pairs
+from edge_s2a.host.pack import Adapted, adapt
 from edge_s2a.host.trace.capture import loss_and_gradients
 from edge_s2a.host.trace.saved_tensors import SavedTensor
+from edge_s2a.options import PackOptions
 
 
 def model_parser(description: str, needs_weights: bool) -> argparse.ArgumentParser:
@@ -28,9 +28,9 @@ def model_parser(description: str, needs_weights: bool) -> argparse.ArgumentPars
 def adapt_by(arguments: argparse.Namespace, classes: int, weight_format: str) -> Adapted:
     """The model, nothing coded yet."""
     return adapt(
-        Options(
-            arguments.model, classes, weights=arguments.weights, adapter_kinds=parse_adapter(arguments.adapter),
-            model_kwargs=parse_model_kwargs(arguments.model_kwargs), mean=arguments.mean, std=arguments.std,
+        PackOptions(
+            arguments.model, "unused.s2a", num_classes=classes, weights=arguments.weights, adapter=arguments.adapter,
+            model_kwargs=parse_pairs("model_kwargs", arguments.model_kwargs), mean=arguments.mean, std=arguments.std,
             saved_bits="32", weight_format=weight_format,
         )
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Makes the timm model to be packed."""
 
-import ast
 import difflib
 import sys
 from pathlib import Path
@@ -128,18 +127,3 @@ def draw_head(model: nn.Module, seed: int) -> None:
             head.weight.normal_(0, HEAD_STD, generator=generator)
             if head.bias is not None:
                 head.bias.zero_()
-
-
-def parse_model_kwargs(items: list[str]) -> dict[str, Any]:
-    """["img_size=32", ...] -> {"img_size": 32, ...}; values are Python literals, or otherwise strings. Raises UserError
-    for an item that is not KEY=VALUE."""
-    parsed = {}
-    for item in items:
-        key, separator, text = item.partition("=")
-        if not separator or not key.isidentifier():
-            raise UserError(f"--model-kwargs {item!r} is not KEY=VALUE; write, for example, img_size=32")
-        try:
-            parsed[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            parsed[key] = text
-    return parsed
