@@ -1,7 +1,8 @@
 """The fast tier: which cases are in it, and what holds them to it.
 
 A case is slow if it starts a process or packs. Both show in the code that it may run, in tests/ and in its fixtures:
-there a name of `SLOW` is used. A module that imports torch is slow as a whole, and is not even imported.
+there a name of `SLOW` is used. Where the project's own code loads torch, a case says so: `@pytest.mark.slow`. A module
+that imports torch is slow as a whole, and is not even imported.
 """
 
 import os
@@ -19,6 +20,8 @@ ALLOWED_PROGRAMS = ("fc-list",)
 
 
 def is_fast(item: pytest.Item) -> bool:
+    if item.get_closest_marker("slow"):
+        return False
     known = item._fixtureinfo.name2fixturedefs
     fixtures = [definition.func for name in item.fixturenames for definition in known.get(name, ())]
     case = item.function.hypothesis.inner_test if hasattr(item.function, "hypothesis") else item.function
@@ -60,7 +63,7 @@ def forbid_what_is_slow() -> None:
         else:
             return
         if "PYTEST_CURRENT_TEST" in os.environ:
-            pytest.fail(f"not in the fast tier: {reason}")
+            pytest.fail(f"not in the fast tier: {reason}; is it to be marked slow?")
         pytest.skip(f"not in the fast tier: {reason}", allow_module_level=True)
 
     sys.addaudithook(hook)
