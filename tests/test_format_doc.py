@@ -13,6 +13,7 @@ import pytest
 from edge_s2a.artifact.archive import WEIGHTS, Artifact
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.tensors import decode
+from tests.helpers.artifacts import pack
 
 PROJECT = Path(__file__).parent.parent
 DOCUMENT = (PROJECT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
@@ -39,11 +40,8 @@ def reader() -> str:
 @pytest.fixture(scope="module")
 def demo_artifact(tmp_path_factory) -> Path:
     """The worked example's model, packed as its command does."""
-    from edge_s2a import pack
-
     path = tmp_path_factory.mktemp("format") / "demo.s2a"
-    pack("vit_tiny_patch16_224", path, num_classes=10, weights=DEMO, model_kwargs=DEMO_KWARGS)
-    return path
+    return pack(path, labels=None, num_classes=10, weights=DEMO, model_kwargs=DEMO_KWARGS)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from edge_s2a.cli.main import build_parser
 from edge_s2a.cli.parser import commands_of
 from edge_s2a.version import __version__
 from tests.conftest import assert_refused, run_command
+from tests.helpers.commands import run_here, run_host_here
 
 
 def test_version_names_format_and_engine():
@@ -31,12 +32,17 @@ def test_version_names_format_and_engine():
         (["plan", "x.s2a", "--memory-bugdet=1GiB"], ["--memory-budget"]),
         (["plan", "x.s2a"], ["--memory-budget", "required"]),
         (["train", "x.s2a", "--optimizer", "adam"], ["adam", "adamw"]),
-        (["pack", "deit_tiny_patch16_22", "--num-classes", "2", "--output", "x.s2a"], ["deit_tiny_patch16_224"]),
     ],
 )
 def test_what_is_misspelt_gets_a_suggestion_in_one_line(words, parts):
-    done = run_command(*words)
+    done = run_here(*words)
     assert_refused(done, 2, *parts)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_misspelt_model_gets_a_suggestion_in_one_line(tmp_path):
+    done = run_host_here("pack", "deit_tiny_patch16_22", "--num-classes", 2, "--output", tmp_path / "x.s2a")
+    assert_refused(done, 2, "deit_tiny_patch16_224")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("warning: random weights")]
     assert len(lines) == 1
 

@@ -28,7 +28,9 @@ def device_environment(home: Path) -> dict[str, str]:
     """Environment variables of a user whose home folder is `home`, without this one's virtual environment."""
     python = Path(sys._base_executable).parent
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    return {**kept, "HOME": str(home), "PATH": f"{home}/.local/bin:{python}:/usr/bin:/bin"}
+    # pip need not compile what the tests use once; its variables of this kind say no with a zero.
+    path = f"{home}/.local/bin:{python}:/usr/bin:/bin"
+    return {**kept, "HOME": str(home), "PATH": path, "PIP_NO_COMPILE": "0"}
 
 
 def install(home: Path, *arguments, **changes) -> subprocess.CompletedProcess:

@@ -85,9 +85,11 @@ def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
 
 
 def test_same_input_gives_the_same_bytes(small_artifact, tmp_path):
-    from tests.conftest import pack
+    from edge_s2a.host.pack import package
+    from tests.helpers.artifacts import options_of
 
-    assert pack(tmp_path / "again.s2a").read_bytes() == small_artifact.read_bytes()
+    package(options_of(), tmp_path / "again.s2a")
+    assert (tmp_path / "again.s2a").read_bytes() == small_artifact.read_bytes()
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.9999])

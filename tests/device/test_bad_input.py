@@ -9,6 +9,7 @@ import pytest
 
 from edge_s2a.artifact import archive, tensors
 from tests.conftest import SMALL_VIT, assert_refused, pack, run_command, write_images
+from tests.helpers.commands import run_here, run_host_here
 
 MODEL = "vit_tiny_patch16_224"
 KWARGS = [f"{key}={value}" for key, value in SMALL_VIT.items()]
@@ -28,32 +29,34 @@ def data(tmp_path):
 
 
 def test_unknown_model(tmp_path):
-    done = run_command("pack", "vit_tiny_patch16_22", "--num-classes", 3, "--output", tmp_path / "x.s2a")
+    done = run_host_here("pack", "vit_tiny_patch16_22", "--num-classes", 3, "--output", tmp_path / "x.s2a")
     assert_refused(done, 2, "vit_tiny_patch16_22", "did you mean", "vit_tiny_patch16_224")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_structural_module(tmp_path):
-    done = run_command("pack", MODEL, "--num-classes", 3, "--adapter", "bias+lora", "--output", tmp_path / "x.s2a")
+    done = run_host_here("pack", MODEL, "--num-classes", 3, "--adapter", "bias+lora", "--output", tmp_path / "x.s2a")
     assert_refused(done, 2, "'lora'", "lowrank")
 
 
 def test_automatic_bits_need_images(tmp_path):
-    done = run_command("pack", MODEL, "--num-classes", 3, "--saved-bits", "auto", "--output", tmp_path / "x.s2a")
+    done = run_host_here("pack", MODEL, "--num-classes", 3, "--saved-bits", "auto", "--output", tmp_path / "x.s2a")
     assert_refused(done, 2, "--calibration")
 
 
 def test_calibration_folder_without_images(tmp_path):
-    done = run_command("pack", MODEL, "--num-classes", 3, "--calibration", tmp_path, "--output", tmp_path / "x.s2a")
+    done = run_host_here("pack", MODEL, "--num-classes", 3, "--calibration", tmp_path, "--output", tmp_path / "x.s2a")
     assert_refused(done, 2, "--calibration", tmp_path)
 
 
 def test_pack_needs_the_number_of_classes(tmp_path):
-    assert_refused(run_command("pack", MODEL, "--output", tmp_path / "x.s2a"), 2, "--num-classes")
+    assert_refused(run_host_here("pack", MODEL, "--output", tmp_path / "x.s2a"), 2, "--num-classes")
 
 
 def test_model_options_that_timm_refuses(tmp_path):
-    done = run_command("pack", MODEL, "--num-classes", 3, "--model-kwargs", "potato=1", "--output", tmp_path / "x.s2a")
+    done = run_host_here(
+        "pack", MODEL, "--num-classes", 3, "--model-kwargs", "potato=1", "--output", tmp_path / "x.s2a"
+    )
     assert_refused(done, 2, "potato")
 
 
@@ -61,7 +64,7 @@ def test_weights_of_another_model(tmp_path):
     import torch
 
     torch.save({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, tmp_path / "w.pt")
-    done = run_command(
+    done = run_host_here(
         "pack", MODEL, "--num-classes", 3, "--weights", tmp_path / "w.pt", "--output", tmp_path / "x.s2a"
     )
     assert_refused(done, 2, "do not fit the model")
@@ -72,7 +75,7 @@ def test_weights_with_code_in_them(tmp_path):
     import pickle
 
     (tmp_path / "w.pt").write_bytes(pickle.dumps(os.system))
-    done = run_command(
+    done = run_host_here(
         "pack", MODEL, "--num-classes", 3, "--weights", tmp_path / "w.pt", "--output", tmp_path / "x.s2a"
     )
     assert_refused(done, 2, "cannot read weights")
@@ -80,7 +83,7 @@ def test_weights_with_code_in_them(tmp_path):
 
 def test_labels_named_twice(tmp_path):
     (tmp_path / "labels.txt").write_text("cat\ndog\ncat\n")
-    done = run_command("pack", MODEL, "--labels", tmp_path / "labels.txt", "--output", tmp_path / "x.s2a")
+    done = run_host_here("pack", MODEL, "--labels", tmp_path / "labels.txt", "--output", tmp_path / "x.s2a")
     assert_refused(done, 2, "labels.txt", "once")
 
 
@@ -99,13 +102,13 @@ def test_full_disk_while_packing(tmp_path):
 
 @pytest.mark.parametrize("command", ["inspect", "check"])
 def test_missing_artifact(tmp_path, command):
-    assert_refused(run_command(command, tmp_path / "none.s2a"), 2, "none.s2a", "check the path")
+    assert_refused(run_here(command, tmp_path / "none.s2a"), 2, "none.s2a", "check the path")
 
 
 def test_truncated_artifact(small_artifact, tmp_path, data):
     path = tmp_path / "cut.s2a"
     path.write_bytes(small_artifact.read_bytes()[:-3000])
-    assert_refused(run_command("check", path), 2, "cut.s2a", "not a complete")
+    assert_refused(run_here("check", path), 2, "cut.s2a", "not a complete")
     assert_refused(train(path, data, tmp_path / "run"), 2, "cut.s2a")
 
 
@@ -114,14 +117,14 @@ def test_bit_flipped_artifact(small_artifact, tmp_path, data):
     content[len(content) // 2] ^= 16
     path = tmp_path / "flipped.s2a"
     path.write_bytes(content)
-    assert_refused(run_command("check", path), 4, "flipped.s2a", "checksum")
+    assert_refused(run_here("check", path), 4, "flipped.s2a", "checksum")
     assert_refused(train(path, data, tmp_path / "run"), 4, "checksum")
 
 
 def test_not_an_artifact_at_all(tmp_path):
     path = tmp_path / "photo.s2a"
     path.write_bytes(b"\xff\xd8\xff" * 1000)
-    assert_refused(run_command("inspect", path), 2, "photo.s2a", "not a complete .s2a artifact")
+    assert_refused(run_here("inspect", path), 2, "photo.s2a", "not a complete .s2a artifact")
 
 
 # -- adapter -------------------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ def test_an_adapter_with_one_bit_flipped(small_artifact, tmp_path, data):
 def test_adapter_that_is_no_adapter(small_artifact, tmp_path, data):
     path = tmp_path / "noise.safetensors"
     path.write_bytes(bytes(range(256)) * 10)
-    done = run_command("eval", small_artifact, "--adapter", path, "--data", data)
+    done = run_here("eval", small_artifact, "--adapter", path, "--data", data)
     assert_refused(done, 2, "noise.safetensors", "not a valid safetensors")
 
 
@@ -216,7 +219,7 @@ def test_budget_below_the_floor(small_artifact, tmp_path, data):
 
 
 def test_budget_that_is_no_size(small_artifact):
-    assert_refused(run_command("plan", small_artifact, "--memory-budget", "lots"), 2, "'lots'", "192MiB")
+    assert_refused(run_here("plan", small_artifact, "--memory-budget", "lots"), 2, "'lots'", "192MiB")
 
 
 def test_output_folder_not_writable(small_artifact, tmp_path, data):

@@ -15,8 +15,8 @@ from edge_s2a.device.start.head import (
     relative_rates,
     start_at_class_means,
 )
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from tests.conftest import options_of
+from tests.helpers.artifacts import adapt_and_pack
 
 SIZE = 32
 LABELS = np.array([0, 1, 1, 2, 0, 2, 2, 1, 2])
@@ -31,9 +31,8 @@ def packed(request, tmp_path_factory):
         "convolutional head": {"model": "mobilenetv3_small_050", "model_kwargs": {}, "image_size": SIZE},
     }
     options = options_of(**models[request.param], saved_bits="32", weight_format="fp32", labels=None)
-    adapted = adapt(options)
     path = tmp_path_factory.mktemp("head") / "model.s2a"
-    write_artifact(options, adapted, build_graphs(options, adapted), path)
+    adapted = adapt_and_pack(path, options)
     return OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1)), adapted
 
 

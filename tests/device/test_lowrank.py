@@ -8,9 +8,9 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.start.lowrank import right_singular_vectors, start_at_gradient
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import loss_and_gradients
 from tests.conftest import options_of
+from tests.helpers.artifacts import adapt_and_pack
 
 IMAGES = 6
 
@@ -18,13 +18,15 @@ IMAGES = 6
 @pytest.fixture(scope="module", params=["tokens", "feature maps"])
 def packed(request, tmp_path_factory):
     """(engine, adapted model, names of the maps) at 32 bits."""
-    models = {"tokens": {}, "feature maps": {"model": "mobilenetv2_050", "model_kwargs": {}, "image_size": 32}}
+    models = {
+        "tokens": {},
+        "feature maps": {"model": "mobilenetv2_050", "model_kwargs": {"depth_multiplier": 0.5}, "image_size": 32},
+    }
     options = options_of(
         **models[request.param], adapter="bias+lowrank", saved_bits="32", weight_format="fp32", labels=None
     )
-    adapted = adapt(options)
     path = tmp_path_factory.mktemp("lowrank") / "model.s2a"
-    write_artifact(options, adapted, build_graphs(options, adapted), path)
+    adapted = adapt_and_pack(path, options)
     artifact = Artifact(path)
     return OnnxRuntimeEngine(artifact, EngineSettings(threads=1)), adapted, artifact.manifest.low_rank_maps
 

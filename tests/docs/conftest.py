@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT, run_command
+from tests.helpers.artifacts import pack
 
 # What a block that is written for the reader's terminal runs with: this tree, one thread of torch.
 ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "NO_MKDOCS_2_WARNING": "1"}
@@ -38,7 +39,6 @@ def pantry(tmp_path_factory, environment) -> Path:
     artifact  demo.s2a, packed from it for ten classes with the default options
     run       run/, two epochs of training demo.s2a on photos
     """
-    from edge_s2a import pack
     from edge_s2a.quickstart import WEIGHTS, write_digits
 
     folder = tmp_path_factory.mktemp("pantry")
@@ -48,7 +48,7 @@ def pantry(tmp_path_factory, environment) -> Path:
             path.unlink()
     shutil.copy(WEIGHTS, folder / "vit_demo.safetensors")
     model_kwargs = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 6, "num_heads": 3}
-    pack("vit_tiny_patch16_224", folder / "demo.s2a", num_classes=10, weights=WEIGHTS, model_kwargs=model_kwargs)
+    pack(folder / "demo.s2a", labels=None, num_classes=10, weights=WEIGHTS, model_kwargs=model_kwargs)
     done = run_command(
         "train", "demo.s2a", "--data", "photos", "--output", "run", "--epochs", 2, "--memory-budget", "160MiB",
         cwd=folder, env=environment,

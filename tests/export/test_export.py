@@ -23,6 +23,7 @@ from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
 from tests.conftest import CLASSES, SMALL_VIT, assert_refused, pack, run_command
+from tests.helpers.commands import run_host_here
 
 MODELS = {
     "bias": {},
@@ -158,7 +159,7 @@ def test_what_torch_trains_opens_on_the_device(name, tuned, tmp_path):
 
     edge_s2a.save_module_adapter(model.artifact, module, tmp_path / "module.safetensors")
     save_file({key: value.contiguous() for key, value in module.state_dict().items()}, tmp_path / "state.safetensors")
-    done = run_command(
+    done = run_host_here(
         "import-adapter", model.artifact, "--torch", tmp_path / "state.safetensors", "--output",
         tmp_path / "imported.safetensors",
     )  # fmt: skip
@@ -174,7 +175,7 @@ def test_what_torch_trains_opens_on_the_device(name, tuned, tmp_path):
 
 def test_a_state_dict_of_another_model_is_refused(tuned, tmp_path):
     save_file({"head.weight": torch.zeros(3, 48)}, tmp_path / "state.safetensors")
-    done = run_command(
+    done = run_host_here(
         "import-adapter", tuned("bias").artifact, "--torch", tmp_path / "state.safetensors",
         "--output", tmp_path / "adapter.safetensors",
     )  # fmt: skip
@@ -296,7 +297,7 @@ def test_int8_is_for_onnx(tuned, tmp_path):
 
 
 def test_an_adapter_of_another_artifact_is_refused(tuned, tmp_path):
-    done = run_command(
+    done = run_host_here(
         "export", tuned("resnet").artifact, "--adapter", tuned("bias").adapter, "--output", tmp_path / "x.onnx"
     )
     assert_refused(done, 2, "another artifact")

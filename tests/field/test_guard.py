@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from edge_s2a.device.optim.clipping import clip, gradient_norm
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
@@ -120,6 +119,8 @@ def test_a_finished_run_is_resumed_with_its_lower_rate(small_artifact, image_fol
 
 
 def test_clipping_is_torchs():
+    import torch
+
     rng = np.random.default_rng(0)
     gradients = {str(i): rng.standard_normal((5, 7)).astype(np.float32) for i in range(3)}
     parameters = [torch.nn.Parameter(torch.zeros(5, 7)) for _ in gradients]

@@ -8,6 +8,7 @@ import pytest
 
 from edge_s2a.artifact.archive import MANIFEST, SIGNATURE, Artifact, digests, write_archive
 from tests.conftest import CLASSES, SMALL_VIT, assert_refused, run_command, write_images
+from tests.helpers.commands import run_here, run_host_here
 
 KWARGS = [f"{key}={value}" for key, value in SMALL_VIT.items()]
 
@@ -69,8 +70,8 @@ def test_another_key_and_no_signature_are_refused(name, signed, small_artifact, 
     options = ["--require-signature", keys / "other.pub"]
     if name == "train":
         options += ["--data", tmp_path, "--output", tmp_path / "run", "--memory-budget", "300MiB"]
-    assert_refused(run_command(name, signed, *options), 4, "not signed by the owner of", "other.pub", "do not use it")
-    assert_refused(run_command(name, small_artifact, *options), 4, "is not signed", "pack it with --sign")
+    assert_refused(run_here(name, signed, *options), 4, "not signed by the owner of", "other.pub", "do not use it")
+    assert_refused(run_here(name, small_artifact, *options), 4, "is not signed", "pack it with --sign")
     assert not (tmp_path / "run").exists()
 
 
@@ -95,8 +96,8 @@ def rewritten(signed, output, **manifest):
 @pytest.mark.parametrize("change", [{}, {"labels": ["blue", "red", "green"]}])
 def test_whoever_changes_the_file_is_noticed(change, signed, keys, tmp_path):
     path = rewritten(signed, tmp_path / "changed.s2a", **change)
-    assert run_command("inspect", path).returncode == 0
-    refused = run_command("check", path, "--require-signature", keys / "owner.pub")
+    assert run_here("inspect", path).returncode == 0
+    refused = run_here("check", path, "--require-signature", keys / "owner.pub")
     assert_refused(refused, 4, "or was changed afterwards")
 
 
@@ -108,14 +109,14 @@ def test_a_weight_changed_in_place_is_noticed_by_its_signed_digest(signed, keys,
         value = file.read(1)[0]
         file.seek(offset + size - 1)
         file.write(bytes([value ^ 1]))
-    refused = run_command("check", path, "--require-signature", keys / "owner.pub")
+    refused = run_here("check", path, "--require-signature", keys / "owner.pub")
     assert_refused(refused, 4, "checksum of weights.safetensors is wrong")
 
 
 @pytest.mark.parametrize("name", ["rsa.pem", "owner.pub", "missing.pem"])
 def test_pack_refuses_a_wrong_key_before_it_starts(name, keys, tmp_path):
     output = tmp_path / "x.s2a"
-    refused = run_command(
+    refused = run_host_here(
         "pack", "vit_tiny_patch16_224", "--num-classes", 3, "--sign", keys / name, "--output", output
     )  # fmt: skip
     assert_refused(refused, 2, name, "check the path" if name == "missing.pem" else "openssl genpkey")
@@ -124,7 +125,7 @@ def test_pack_refuses_a_wrong_key_before_it_starts(name, keys, tmp_path):
 
 @pytest.mark.parametrize("name", ["rsa.pub", "owner.pem"])
 def test_a_wrong_public_key_is_refused(name, signed, keys):
-    refused = run_command("check", signed, "--require-signature", keys / name)
+    refused = run_here("check", signed, "--require-signature", keys / name)
     assert_refused(refused, 2, name, "is not a PEM file of an Ed25519 public key", "openssl")
 
 

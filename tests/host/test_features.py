@@ -10,9 +10,10 @@ from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import from_json
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from edge_s2a.options import PackOptions
+from tests.helpers.artifacts import adapt_and_pack
 from tests.host.test_adapters import MODELS
 
 CLASSES, BATCH = 3, 3
@@ -46,10 +47,8 @@ SPLIT = [
 @pytest.fixture(scope="module", params=SPLIT, ids=lambda param: f"{param[0]}-{param[1][0]}")
 def packed(request, tmp_path_factory):
     """(adapted model, artifact)."""
-    options = options_for(*request.param)
-    adapted = adapt(options)
     path = tmp_path_factory.mktemp("features") / "model.s2a"
-    write_artifact(options, adapted, build_graphs(options, adapted), path)
+    adapted = adapt_and_pack(path, options_for(*request.param))
     return adapted, Artifact(path)
 
 

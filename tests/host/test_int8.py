@@ -9,12 +9,13 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.scheme.compute import LARGEST_ERROR, choose_int8_layers, rounding_errors
 from edge_s2a.host.trace.capture import loss_and_gradients
 from edge_s2a.host.trace.operators.linear import compute_in_int8, int8_product, int8_product_of_gradient, linear
 from edge_s2a.host.weights import freeze
-from tests.conftest import assert_refused, options_of, pack, run_command
+from tests.conftest import assert_refused, options_of, pack
+from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.commands import run_host_here
 
 VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
@@ -75,9 +76,8 @@ def test_the_gradient_is_that_of_the_exact_product_in_int8(layer):
 def packed_vit(tmp_path_factory):
     """(options, adapted model, artifact) of two blocks, in int8."""
     options = options_of(model_kwargs=VIT, compute="int8", adapter="bias+lowrank")
-    adapted = adapt(options)
     path = tmp_path_factory.mktemp("int8") / "vit.s2a"
-    write_artifact(options, adapted, build_graphs(options, adapted), path)
+    adapted = adapt_and_pack(path, options)
     return options, adapted, path
 
 
@@ -144,7 +144,7 @@ def test_auto_takes_what_is_large_and_errs_little():
 def test_int8_is_refused_where_there_is_nothing_to_compute(tmp_path):
     with pytest.raises(UserError, match="leave --compute away"):
         pack(tmp_path / "x.s2a", model="mobilenetv2_035", model_kwargs={}, image_size=32, compute="int8")
-    done = run_command(
+    done = run_host_here(
         "pack", "mobilenetv2_035", "--num-classes", 3, "--image-size", 32, "--compute", "int8", "--output",
         tmp_path / "y.s2a",
     )  # fmt: skip
@@ -153,5 +153,5 @@ def test_int8_is_refused_where_there_is_nothing_to_compute(tmp_path):
 
 
 def test_inspect_says_it(packed_vit):
-    done = run_command("inspect", packed_vit[2])
+    done = run_host_here("inspect", packed_vit[2])
     assert "8 linear layers" in done.stdout

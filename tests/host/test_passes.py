@@ -1,6 +1,7 @@
 """What the passes ensure of a graph; that they change no number is what tests/parity says."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,10 +15,15 @@ from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes
 from tests.conftest import options_of
 
 
-@pytest.fixture(scope="module")
-def graphs():
-    options = options_of(adapter="bias+prompt+side+lowrank")
+@cache
+def graphs_of(compute):
+    options = options_of(adapter="bias+prompt+side+lowrank", compute=compute)
     return build_graphs(options, adapt(options))
+
+
+@pytest.fixture
+def graphs():
+    return graphs_of("fp32")
 
 
 @pytest.mark.parametrize("name", ["training", "inference"])
@@ -46,8 +52,7 @@ BROADCASTING = {"Add", "Sub", "Mul", "Div", "Max", "Min"}
 @pytest.mark.parametrize("compute", ["fp32", "int8"])
 def test_a_scalar_beside_a_column_has_its_rank(compute):
     """Of another rank the engine would take such a tensor value by value: 360 us for 38,000 values, not 8."""
-    options = options_of(adapter="bias+prompt+side+lowrank", compute=compute)
-    graph = build_graphs(options, adapt(options))["training"]
+    graph = graphs_of(compute)["training"]
     ranks = []
     for node in graph.nodes:
         if node.operator not in BROADCASTING:

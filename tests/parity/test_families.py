@@ -13,10 +13,11 @@ from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.targets.onnxruntime.liveness import crossings
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from tests.conftest import SMALL_VIT, options_of
+from tests.helpers.artifacts import adapt_and_pack
 
 ALL = ("bias", "prompt", "side", "lowrank")
 SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)}
-# family -> (timm name, arguments, image size, modules)
+# family -> (timm name, arguments, image size, modules): as few blocks as still have every kind of block
 FAMILIES = {
     "vit": ("vit_tiny_patch16_224", {**SMALL_VIT, "img_size": 64}, None, ALL),
     "vit with attention pooling": ("vit_base_patch16_siglip_224", {**SMALL_VIT, "img_size": 64}, None, ALL),
@@ -26,11 +27,11 @@ FAMILIES = {
     "resnet": ("resnet18", {"layers": (1, 1, 1, 1)}, 64, ALL),
     "resnet-d": ("resnet26d", {"layers": (1, 2, 1, 1)}, 64, ALL),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}, 64, ALL),
-    "mobilenetv2": ("mobilenetv2_035", {"pad_type": "same"}, 64, ALL),
-    "mobilenetv3": ("mobilenetv3_small_050", {}, 64, ALL),
+    "mobilenetv2": ("mobilenetv2_035", {"pad_type": "same", "depth_multiplier": 0.5}, 64, ALL),
+    "mobilenetv3": ("mobilenetv3_small_050", {"depth_multiplier": 0.6}, 64, ALL),
     "efficientnet with relu6": ("test_efficientnet", {"act_layer": "relu6"}, 64, ("bias", "side")),
     "efficientnet": ("test_efficientnet", {}, 64, ("bias", "lowrank")),
-    "regnet": ("regnety_002", {}, 64, ALL),
+    "regnet": ("regnety_002", {"depth": 8}, 64, ALL),
     "densenet": ("densenet121", {"block_config": (2, 2, 2)}, 64, ("bias",)),
     "poolformer": ("poolformer_s12", {}, 64, ("bias",)),
     "mixer": ("mixer_s32_224", {"img_size": 64}, None, ALL),
@@ -63,16 +64,20 @@ def family_options(family, bits):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """(family, bits) -> (engine, adapted model, training graph), the first two with the same perturbed adapter."""
+    """(family, bits) -> (engine, adapted model, at 4 bits the training graph), the first two perturbed alike."""
     cache = {}
 
     def get(family, bits):
         if (family, bits) not in cache:
             path = tmp_path_factory.mktemp("family") / "model.s2a"
             options = family_options(family, bits)
-            adapted = adapt(options)
-            graphs = build_graphs(options, adapted)
-            write_artifact(options, adapted, graphs, path)
+            if bits == 32:
+                adapted, training = adapt_and_pack(path, options), None
+            else:
+                adapted = adapt(options)
+                graphs = build_graphs(options, adapted)
+                write_artifact(options, adapted, graphs, path)
+                training = graphs["training"]
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
                 for value in adapted.adapter.values():
@@ -81,7 +86,7 @@ def packed(tmp_path_factory):
             for name, array in engine.adapter.items():
                 array[...] = adapted.adapter[name].detach().numpy()
             cache.clear()  # one engine at a time
-            cache[family, bits] = engine, adapted, graphs["training"]
+            cache[family, bits] = engine, adapted, training
         return cache[family, bits]
 
     return get

@@ -8,11 +8,11 @@ from torch.func import functional_call
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.sources.timm import create_model
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from edge_s2a.host.weights import freeze
 from tests.conftest import SMALL_VIT, options_of
+from tests.helpers.artifacts import adapt_and_pack
 
 BATCHES = (1, 2, 5)
 MODELS = {
@@ -56,8 +56,7 @@ def packed(tmp_path_factory):
                 weight_format=weight_format,
                 adapter="+".join(kinds),
             )
-            adapted = adapt(options)
-            write_artifact(options, adapted, build_graphs(options, adapted), folder / "model.s2a")
+            adapted = adapt_and_pack(folder / "model.s2a", options)
             perturb(adapted.adapter.values(), 2)
             engine = OnnxRuntimeEngine(Artifact(folder / "model.s2a"), EngineSettings(threads=1))
             for tensor_name, array in engine.adapter.items():

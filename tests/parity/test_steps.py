@@ -8,9 +8,9 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.optim.optimizer import EPSILON, SGD, AdamW
-from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.trace.capture import loss_and_gradients
 from tests.conftest import options_of
+from tests.helpers.artifacts import adapt_and_pack
 
 STEPS = 10
 WEIGHT_DECAY = 0.05
@@ -40,8 +40,7 @@ def torch_optimizer(kind, adapter, lr):
 )
 def test_ten_steps(tmp_path, kind, lr, bits, tolerance):
     options = options_of(saved_bits=str(bits), weight_format="int8")
-    adapted = adapt(options)
-    write_artifact(options, adapted, build_graphs(options, adapted), tmp_path / "model.s2a")
+    adapted = adapt_and_pack(tmp_path / "model.s2a", options)
     model, adapter = adapted.model, adapted.adapter
     engine = OnnxRuntimeEngine(Artifact(tmp_path / "model.s2a"), EngineSettings(threads=1))
     for name, array in engine.adapter.items():

@@ -57,6 +57,7 @@ def test_the_sdist_is_the_source_tree_with_the_embedded_model(sdist):
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
 
 
+@pytest.mark.slow
 def test_the_quick_start_of_a_wheel_says_where_the_model_is(tmp_path, monkeypatch):
     from edge_s2a import quickstart
     from edge_s2a.errors import UserError

@@ -26,6 +26,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, str | None]]:
             yield from ((node.module, alias.name) for alias in node.names)
 
 
+@pytest.mark.slow  # some import torch
 @pytest.mark.parametrize("path", TOOLS, ids=lambda path: path.relative_to(PROJECT / "tools").as_posix())
 def test_what_a_tool_imports_of_the_project_exists(path):
     for module, name in imports_of(path):

@@ -13,15 +13,17 @@ from tests.report.sample import write_sample
 DEVICE_PACKAGES = {"edge-s2a", "numpy", "onnxruntime", "pillow", "psutil"}
 HOST_MODULES = ["torch", "timm", "torchvision", "onnx", "sklearn", "safetensors"]
 NOT_THERE = [*HOST_MODULES, "matplotlib"]
+# Host packages, the report, which is an extra, and the module that starts the command when it is imported.
+NOT_ON_A_DEVICE = {"edge_s2a.host", "edge_s2a.exporting", "edge_s2a.quickstart", "edge_s2a.report", "edge_s2a.__main__"}
 
 IMPORT_EVERYTHING = f"""
 import importlib, json, pkgutil, sys
 import edge_s2a
-for package in ("artifact", "codec", "plan", "run", "device"):
-    module = importlib.import_module(f"edge_s2a.{{package}}")
-    for entry in pkgutil.walk_packages(module.__path__, module.__name__ + "."):
-        importlib.import_module(entry.name)
-import edge_s2a.cli.main
+for top in pkgutil.iter_modules(edge_s2a.__path__, "edge_s2a."):
+    if top.name not in {NOT_ON_A_DEVICE}:
+        module = importlib.import_module(top.name)
+        for entry in pkgutil.walk_packages(getattr(module, "__path__", []), top.name + "."):
+            importlib.import_module(entry.name)
 print(json.dumps([edge_s2a.__file__, [m for m in {NOT_THERE} if m in sys.modules], len(sys.modules)]))
 """
 
