@@ -6,12 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiers
-from tests.helpers.artifacts import CLASSES, SMALL_VIT, delete_old_artifacts, options_of, pack  # noqa: F401
-from tests.helpers.commands import Finished, assert_refused, measure, run_command, run_measured  # noqa: F401
+from tests.helpers.artifacts import delete_old_artifacts, pack
 from tests.helpers.environments import ORT_TRAINING, build_wheel, device_requirements, make_environment
 from tests.helpers.images import write_images, write_photos
-from tests.helpers.paths import PROJECT, SHARED  # noqa: F401
-from tests.helpers.runs import metrics_of, step_losses  # noqa: F401
 
 SOAK_ROWS: list[tuple] = []
 

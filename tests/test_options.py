@@ -11,7 +11,7 @@ import edge_s2a
 from edge_s2a import options as every
 from edge_s2a.errors import UserError
 from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainerOptions, TrainOptions, described
-from tests.conftest import PROJECT
+from tests.helpers.paths import PROJECT
 
 
 def train_options(**changes) -> TrainOptions:

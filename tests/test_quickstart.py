@@ -3,7 +3,7 @@
 import time
 
 from edge_s2a.quickstart import WEIGHTS
-from tests.conftest import run_command
+from tests.helpers.commands import run_command
 
 
 def test_the_embedded_model_learns_handwriting_within_its_budget(tmp_path):

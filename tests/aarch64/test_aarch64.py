@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact import tensors
-from tests.conftest import PROJECT, assert_refused, metrics_of, pack, run_command, step_losses, write_images
+from tests.helpers.artifacts import pack
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.images import write_images
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of, step_losses
 
 pytestmark = pytest.mark.aarch64
 

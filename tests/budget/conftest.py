@@ -2,16 +2,8 @@
 
 import pytest
 
-from tests.conftest import run_command
-
-OPTIONS = ["--batch-size", 16, "--threads", 2]
-
-
-def train_arguments(artifact, data, run, budget, *options) -> list:
-    return [
-        "train", artifact, "--data", data, "--val-data", data, "--output", run, "--epochs", 1,
-        "--memory-budget", budget, *OPTIONS, *options, "--json",
-    ]  # fmt: skip
+from tests.helpers.budgets import OPTIONS
+from tests.helpers.commands import run_command
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ from edge_s2a.plan.arena import (
     smallest_arena_bytes,
 )
 from edge_s2a.plan.lifetimes import GraphPlan, Lifetime, from_json, with_threads
-from tests.conftest import PROJECT, pack
+from tests.helpers.artifacts import pack
+from tests.helpers.paths import PROJECT
 
 RUN_IN_REGION = """
 import sys

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from edge_s2a.device.memory.budget import even_share
-from tests.budget.conftest import OPTIONS, train_arguments
-from tests.conftest import assert_refused, run_command, run_measured, step_losses
+from tests.helpers.budgets import OPTIONS, train_arguments
+from tests.helpers.commands import assert_refused, run_command, run_measured
+from tests.helpers.runs import step_losses
 
 MIB = 1 << 20
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.budget.conftest import train_arguments
-from tests.conftest import PROJECT, Finished, step_losses
+from tests.helpers.budgets import train_arguments
+from tests.helpers.commands import Finished
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import step_losses
 
 MIB = 1 << 20
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import measure
+from tests.helpers.commands import measure
 
 MIB = 1 << 20
 PROGRAM = """

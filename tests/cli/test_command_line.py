@@ -10,8 +10,7 @@ from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.cli.main import build_parser
 from edge_s2a.cli.parser import commands_of
 from edge_s2a.version import __version__
-from tests.conftest import assert_refused, run_command
-from tests.helpers.commands import run_here, run_host_here
+from tests.helpers.commands import assert_refused, run_command, run_here, run_host_here
 
 
 def test_version_names_format_and_engine():

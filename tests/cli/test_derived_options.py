@@ -12,7 +12,7 @@ from edge_s2a.cli.options import add_options, from_namespace
 from edge_s2a.cli.parser import commands_of
 from edge_s2a.errors import UserError
 from edge_s2a.options import REQUIRED, Options, PackOptions, TrainOptions, described, option, options
-from tests.conftest import assert_refused, run_command
+from tests.helpers.commands import assert_refused, run_command
 
 TRAIN = ["train", "model.s2a", "--data", "photos", "--output", "run", "--memory-budget", "192MiB"]
 PACK = ["pack", "vit_tiny_patch16_224", "--output", "x.s2a"]

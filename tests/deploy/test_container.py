@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, write_images
+from tests.helpers.images import write_images
+from tests.helpers.paths import PROJECT
 
 CONTAINERFILE = PROJECT / "deploy" / "Containerfile"
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from edge_s2a.version import __version__
-from tests.deploy.conftest import INSTALLER, device_environment, install
+from tests.helpers.installer import INSTALLER, device_environment, install
 
 
 def run(home, *command):

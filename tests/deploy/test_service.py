@@ -15,8 +15,11 @@ import time
 
 import pytest
 
-from tests.conftest import PROJECT, metrics_of, run_command, write_images
-from tests.deploy.conftest import device_environment
+from tests.helpers.commands import run_command
+from tests.helpers.images import write_images
+from tests.helpers.installer import device_environment
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 SERVICE = PROJECT / "deploy" / "service.py"
 LIMITED = PROJECT / "tools" / "benchmarks" / "limited.py"

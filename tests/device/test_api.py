@@ -10,7 +10,9 @@ from PIL import Image
 import edge_s2a
 from edge_s2a.device import trainer as api
 from edge_s2a.errors import BudgetError, UserError
-from tests.conftest import CLASSES, metrics_of, run_command
+from tests.helpers.artifacts import CLASSES
+from tests.helpers.commands import run_command
+from tests.helpers.runs import metrics_of
 
 BUDGET = "auto"  # this test process has torch, and what other tests left
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact import archive, tensors
-from tests.conftest import SMALL_VIT, assert_refused, pack, run_command, write_images
-from tests.helpers.commands import run_here, run_host_here
+from tests.helpers.artifacts import SMALL_VIT, pack
+from tests.helpers.commands import assert_refused, run_command, run_here, run_host_here
+from tests.helpers.images import write_images
 
 MODEL = "vit_tiny_patch16_224"
 KWARGS = [f"{key}={value}" for key, value in SMALL_VIT.items()]

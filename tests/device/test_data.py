@@ -12,7 +12,7 @@ from edge_s2a.device.data.decoding import UnusableImage, read_image
 from edge_s2a.device.data.loader import stream
 from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.errors import UserError
-from tests.conftest import write_images
+from tests.helpers.images import write_images
 
 PLAIN = Preprocessing((32, 32), (36, 36), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 

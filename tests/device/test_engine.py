@@ -14,7 +14,7 @@ from edge_s2a.device.engine.onnxruntime import EXECUTION_PROVIDERS, OnnxRuntimeE
 from edge_s2a.errors import ArenaExhausted, EngineError, UserError
 from edge_s2a.plan.arena import arena_peak
 from edge_s2a.plan.lifetimes import from_json
-from tests.conftest import PROJECT
+from tests.helpers.paths import PROJECT
 
 ARENA = "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal("
 NODE = "Error in execution: Non-zero status code returned while running Conv node. Name:'memory' Status Message: "

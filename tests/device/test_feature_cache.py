@@ -18,8 +18,11 @@ from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
-from tests.conftest import assert_refused, metrics_of, pack, run_command, step_losses, write_images
-from tests.field.test_power import assert_survived, kill_and_resume
+from tests.helpers.artifacts import pack
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.images import write_images
+from tests.helpers.interruption import assert_survived, kill_and_resume
+from tests.helpers.runs import metrics_of, step_losses
 
 OPTIONS = ["--memory-budget", "400MiB", "--epochs", "3", "--batch-size", "8", "--threads", "1"]
 SHAPES = {"a": [1, 5, 7], "b": [3, 100, 400], "c": [1, 64]}

@@ -15,8 +15,7 @@ from edge_s2a.device.start.head import (
     relative_rates,
     start_at_class_means,
 )
-from tests.conftest import options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import adapt_and_pack, options_of
 
 SIZE = 32
 LABELS = np.array([0, 1, 1, 2, 0, 2, 2, 1, 2])

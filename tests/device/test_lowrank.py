@@ -9,8 +9,7 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.start.lowrank import right_singular_vectors, start_at_gradient
 from edge_s2a.host.trace.capture import loss_and_gradients
-from tests.conftest import options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import adapt_and_pack, options_of
 
 IMAGES = 6
 

@@ -5,7 +5,8 @@ import sys
 
 import numpy as np
 
-from tests.conftest import PROJECT, metrics_of, step_losses
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of, step_losses
 
 MIB = 1 << 20
 # In a process of its own, for a run limits the engine's arena. This model is too small to be run in less: that memory

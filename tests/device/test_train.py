@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact import tensors
-from tests.conftest import PROJECT, metrics_of, run_command
+from tests.helpers.commands import run_command
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 OPTIONS = ["--memory-budget", "300MiB", "--batch-size", 8, "--lr", 5e-3, "--threads", 1]
 
@@ -141,7 +143,7 @@ def test_inspect_tells_what_is_inside(small_artifact):
 
 
 def test_fewer_saved_bits_save_fewer_bytes(small_artifact, tmp_path):
-    from tests.conftest import pack
+    from tests.helpers.artifacts import pack
 
     saved = run_command("inspect", small_artifact, "--json").json["saved_bytes_per_image"]
     exact = run_command("inspect", pack(tmp_path / "exact.s2a", saved_bits="32"), "--json").json

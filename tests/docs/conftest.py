@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, run_command
 from tests.helpers.artifacts import pack
+from tests.helpers.commands import run_command
+from tests.helpers.pages import ENVIRONMENT, NAMES
 
-# What a block that is written for the reader's terminal runs with: this tree, one thread of torch.
-ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "NO_MKDOCS_2_WARNING": "1"}
 VALIDATION_PER_CLASS = 20  # of the digits, so that validation takes no time
 
 
@@ -55,9 +54,6 @@ def pantry(tmp_path_factory, environment) -> Path:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
-
-
-NAMES = {"photos": "photos", "weights": "vit_demo.safetensors", "artifact": "demo.s2a", "run": "run"}
 
 
 @pytest.fixture

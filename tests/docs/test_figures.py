@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import PROJECT, SHARED, pack
+from tests.helpers.artifacts import pack
+from tests.helpers.paths import PROJECT, SHARED
 from tools.site import draw_figures
 
 WEIGHTS, IMAGES = SHARED / "weights" / "deit_tiny_patch16_224.safetensors", SHARED / "data" / "flowers5" / "train"

@@ -5,9 +5,9 @@ import statistics
 
 import pytest
 
-from tests.conftest import PROJECT
 from tests.docs.blocks import DOCS, Block
 from tests.docs.test_shell_blocks import Interpreter
+from tests.helpers.paths import PROJECT
 from tools.records import read_records
 from tools.site import draw_figures, draw_memory
 

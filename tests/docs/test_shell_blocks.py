@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import EXECUTED, MARKS, SHOWN, Block, blocks_of, pages, setup_of
-from tests.docs.conftest import NAMES
 from tests.docs.interpreter import DONE
+from tests.helpers.pages import NAMES
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
 RUNNABLE = [block for block in BLOCKS if block.language in EXECUTED and "not run" not in block.marks]

@@ -11,8 +11,8 @@ import pytest
 
 from edge_s2a.cli.main import build_parser
 from edge_s2a.cli.parser import commands_of
-from tests.conftest import PROJECT
-from tests.docs.conftest import ENVIRONMENT
+from tests.helpers.pages import ENVIRONMENT
+from tests.helpers.paths import PROJECT
 
 LOADED = re.compile(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)"|<link[^>]*\srel="stylesheet"[^>]*\shref="([^"]+)"')
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import edge_s2a
-from tests.conftest import PROJECT, SMALL_VIT
+from tests.helpers.artifacts import SMALL_VIT
+from tests.helpers.paths import PROJECT
 
 CHANCE = 1 / 3  # small_artifact has three classes
 

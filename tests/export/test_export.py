@@ -22,8 +22,8 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from edge_s2a.host.golden import normalized
-from tests.conftest import CLASSES, SMALL_VIT, assert_refused, pack, run_command
-from tests.helpers.commands import run_host_here
+from tests.helpers.artifacts import CLASSES, SMALL_VIT, pack
+from tests.helpers.commands import assert_refused, run_command, run_host_here
 
 MODELS = {
     "bias": {},

@@ -10,7 +10,9 @@ import pytest
 from edge_s2a.device.optim.clipping import clip, gradient_norm
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
 from edge_s2a.device.policy.divergence import has_diverged
-from tests.conftest import PROJECT, metrics_of, run_command
+from tests.helpers.commands import run_command
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 # Runs the command line with an engine whose results for some steps are not numbers, as a failing device's may be.
 WITH_BAD_STEPS = """

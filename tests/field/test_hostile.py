@@ -15,7 +15,9 @@ import pytest
 
 from edge_s2a.artifact.archive import MEMBERS, Artifact, digests, graph_member, write_archive
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
-from tests.conftest import PROJECT, assert_refused, run_command, write_images
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.images import write_images
+from tests.helpers.paths import PROJECT
 
 PEAK_BYTES = 150 << 20
 # What runs on a workstation alone.

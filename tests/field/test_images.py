@@ -13,7 +13,9 @@ from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, read_image
 from edge_s2a.errors import UserError
-from tests.conftest import PROJECT, assert_refused, run_command, write_images
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.images import write_images
+from tests.helpers.paths import PROJECT
 
 SIZE = {"image_size": (32, 32), "resize_size": (36, 36), "crop_mode": "center", "interpolation": "bicubic"}
 PLAIN = Preprocessing(**SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

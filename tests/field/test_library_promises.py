@@ -15,7 +15,10 @@ import edge_s2a
 from edge_s2a.device.policy import memory_pressure
 from edge_s2a.device.policy.heat import Condition, read_condition
 from edge_s2a.errors import MemoryPressure, UserError
-from tests.conftest import CLASSES, PROJECT, metrics_of, run_command
+from tests.helpers.artifacts import CLASSES
+from tests.helpers.commands import run_command
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 MIB = 1 << 20
 

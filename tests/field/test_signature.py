@@ -7,8 +7,9 @@ import subprocess
 import pytest
 
 from edge_s2a.artifact.archive import MANIFEST, SIGNATURE, Artifact, digests, write_archive
-from tests.conftest import CLASSES, SMALL_VIT, assert_refused, run_command, write_images
-from tests.helpers.commands import run_here, run_host_here
+from tests.helpers.artifacts import CLASSES, SMALL_VIT
+from tests.helpers.commands import assert_refused, run_command, run_here, run_host_here
+from tests.helpers.images import write_images
 
 KWARGS = [f"{key}={value}" for key, value in SMALL_VIT.items()]
 

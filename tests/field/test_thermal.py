@@ -7,7 +7,8 @@ import time
 import pytest
 
 from edge_s2a.device.policy.heat import LONGEST_REST_S, Condition, read_condition, rest_s
-from tests.conftest import PROJECT, metrics_of
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 
 def sysfs_tree(folder, temperatures=(), alarms=()):

@@ -5,19 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT, make_environment
-
-FLOWER_APP = PROJECT / "deploy" / "flower"
-
-
-def without_python(environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables in which an interpreter finds its own packages and no others."""
-    return {key: value for key, value in environment.items() if not key.startswith("PYTHON")}
+from tests.helpers.environments import make_environment
+from tests.helpers.flower import FLOWER_APP, without_python
+from tests.helpers.paths import PROJECT
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ import pytest
 from edge_s2a.artifact.archive import ADAPTER, Artifact
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.errors import UserError
-from tests.conftest import PROJECT, pack
+from tests.helpers.artifacts import pack
+from tests.helpers.paths import PROJECT
 
 sys.path.insert(0, str(PROJECT / "deploy" / "flower"))
 from fleet.adapters import artifact_digest, flatten, merge_starts, unflatten

@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from edge_s2a.artifact.archive import Artifact, write_archive
-from tests.conftest import pack, run_command
-from tests.fleet.conftest import FLOWER_APP, without_python
+from tests.helpers.artifacts import pack
+from tests.helpers.commands import run_command
+from tests.helpers.flower import FLOWER_APP, without_python
 
 pytestmark = pytest.mark.fleet
 

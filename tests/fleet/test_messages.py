@@ -7,7 +7,7 @@ import pytest
 
 from edge_s2a.artifact.adapter import load_adapter
 from edge_s2a.artifact.archive import Artifact
-from tests.conftest import pack
+from tests.helpers.artifacts import pack
 
 pytestmark = pytest.mark.fleet
 

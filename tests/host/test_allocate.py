@@ -18,7 +18,7 @@ from edge_s2a.host.scheme.allocate import (
 )
 from edge_s2a.host.trace.capture import observe_saved_tensors
 from edge_s2a.host.trace.saved_tensors import mean_bits, with_bits
-from tests.conftest import SMALL_VIT, options_of
+from tests.helpers.artifacts import SMALL_VIT, options_of
 
 VIT = {**SMALL_VIT, "img_size": 64}
 MOBILENET = {"model": "mobilenetv2_035", "model_kwargs": {}, "image_size": 64}

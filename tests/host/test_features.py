@@ -14,7 +14,7 @@ from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from edge_s2a.options import PackOptions
 from tests.helpers.artifacts import adapt_and_pack
-from tests.host.test_adapters import MODELS
+from tests.helpers.models import MODELS
 
 CLASSES, BATCH = 3, 3
 # Rounding of float32 in another order, through some twenty layers.

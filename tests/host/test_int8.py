@@ -13,9 +13,8 @@ from edge_s2a.host.scheme.compute import LARGEST_ERROR, choose_int8_layers, roun
 from edge_s2a.host.trace.capture import loss_and_gradients
 from edge_s2a.host.trace.operators.linear import compute_in_int8, int8_product, int8_product_of_gradient, linear
 from edge_s2a.host.weights import freeze
-from tests.conftest import assert_refused, options_of, pack
-from tests.helpers.artifacts import adapt_and_pack
-from tests.helpers.commands import run_host_here
+from tests.helpers.artifacts import adapt_and_pack, options_of, pack
+from tests.helpers.commands import assert_refused, run_host_here
 
 VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 

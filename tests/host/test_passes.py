@@ -12,7 +12,7 @@ from edge_s2a.host.graph.ir import Batch, Graph, Node, TensorType
 from edge_s2a.host.graph.passes.sink import sink
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes
-from tests.conftest import options_of
+from tests.helpers.artifacts import options_of
 
 
 @cache

@@ -13,7 +13,8 @@ from edge_s2a.host.adapters.kind import Kind, Starts, parameters_below, whole_nu
 from edge_s2a.host.adapters.registry import ALIASES, IMPLIED, KINDS, choices, parse_adapter
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.sources.timm import classifier_names
-from tests.conftest import assert_refused, options_of, run_command
+from tests.helpers.artifacts import options_of
+from tests.helpers.commands import assert_refused, run_command
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from edge_s2a.host.graph.segment import longest_repeat, segment
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.targets.onnxruntime.liveness import plan_program
 from edge_s2a.plan.arena import live_peak
-from tests.conftest import SMALL_VIT, options_of
+from tests.helpers.artifacts import SMALL_VIT, options_of
 
 MODELS = {
     "vit": {"model_kwargs": {**SMALL_VIT, "depth": 5}, "adapter": "bias+lowrank"},

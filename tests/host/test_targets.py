@@ -14,7 +14,8 @@ from edge_s2a.host.graph.lowerings.arithmetic import ELEMENTWISE
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.targets.onnxruntime.emit import to_onnx
 from edge_s2a.host.targets.onnxruntime.rules import OPSETS, RULES, rule_of
-from tests.conftest import PROJECT, options_of
+from tests.helpers.artifacts import options_of
+from tests.helpers.paths import PROJECT
 
 # Whoever writes a node names its operator in the first argument of one of these, but for `emit_as`, in the second.
 WRITERS = {"emit": 0, "emit_several": 0, "emit_as": 1, "Node": 0, "elementwise": 0, "reduction": 0}

@@ -12,8 +12,7 @@ from edge_s2a.host.graph.ir import UINT4
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
 from edge_s2a.host.targets.onnxruntime.liveness import crossings
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
-from tests.conftest import SMALL_VIT, options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import SMALL_VIT, adapt_and_pack, options_of
 
 ALL = ("bias", "prompt", "side", "lowrank")
 SWIN = {"img_size": 64, "window_size": 4, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)}

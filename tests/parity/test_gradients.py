@@ -11,8 +11,7 @@ from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.sources.timm import create_model
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from edge_s2a.host.weights import freeze
-from tests.conftest import SMALL_VIT, options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import SMALL_VIT, adapt_and_pack, options_of
 
 BATCHES = (1, 2, 5)
 MODELS = {

@@ -10,8 +10,7 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.host.trace.capture import soft_cross_entropy
 from edge_s2a.host.weights import freeze
-from tests.conftest import SMALL_VIT, options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import SMALL_VIT, adapt_and_pack, options_of
 
 SHAPES = {"matrix": (6, 64), "pointwise": (8, 24, 1, 1), "kernel": (4, 8, 3, 3), "one block a row": (4, 1, 5, 5)}
 UNSUITED = {"depthwise": (8, 1, 3, 3), "few inputs": (4, 8), "prime number of inputs": (4, 37), "odd": (3, 25)}

@@ -9,8 +9,7 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.optim.optimizer import EPSILON, SGD, AdamW
 from edge_s2a.host.trace.capture import loss_and_gradients
-from tests.conftest import options_of
-from tests.helpers.artifacts import adapt_and_pack
+from tests.helpers.artifacts import adapt_and_pack, options_of
 
 STEPS = 10
 WEIGHT_DECAY = 0.05

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.helpers.paths import PROJECT
 
 # Everything that MANIFEST.in grafts or includes, and the package.
 PARTS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.helpers.paths import PROJECT
 
 TOOLS = sorted((PROJECT / "tools").rglob("*.py"))
 # Run by path, by interpreters of other environments, so that their siblings are top-level modules to them.

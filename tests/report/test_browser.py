@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edge_s2a.report.write import write_report
+from tests.helpers.sample_run import write_sample
 from tests.report.browser import Browser
-from tests.report.sample import write_sample
 
 pytestmark = pytest.mark.browser
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from edge_s2a.report.write import write_report
-from tests.conftest import PROJECT, assert_refused, run_command
-from tests.report.sample import STEPS, write_sample
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.paths import PROJECT
+from tests.helpers.sample_run import STEPS, write_sample
 
 HOSTILE = [
     '<script>alert("1")</script>',

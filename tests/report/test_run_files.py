@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.conftest import metrics_of, run_command, write_images
+from tests.helpers.commands import run_command
+from tests.helpers.images import write_images
+from tests.helpers.runs import metrics_of
 
 OPTIONS = ["--memory-budget", "300MiB", "--batch-size", 8, "--lr", 5e-3, "--threads", 1]
 

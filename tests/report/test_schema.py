@@ -16,7 +16,8 @@ from edge_s2a.run.convert import from_json, number, to_json
 from edge_s2a.run.events import Rests, describe_event, merge_rests
 from edge_s2a.run.reader import read_facts, read_predictions, read_summary
 from edge_s2a.run.writer import MetricsFile, json_line, remove_results, write_facts, write_summary
-from tests.conftest import PROJECT, metrics_of
+from tests.helpers.paths import PROJECT
+from tests.helpers.runs import metrics_of
 
 FILE_RECORDS = (*schema.LINES, schema.PredictionLine, schema.RunFacts, schema.Summary)
 DOCUMENT = (PROJECT / "docs" / "RUN.md").read_text(encoding="utf-8")

@@ -3,8 +3,9 @@
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import assert_refused, metrics_of, run_command
-from tests.report.sample import write_sample
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.runs import metrics_of
+from tests.helpers.sample_run import write_sample
 
 
 @pytest.fixture

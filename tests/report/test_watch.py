@@ -16,8 +16,9 @@ import pytest
 from edge_s2a.run.reader import GrowingLines
 from edge_s2a.run.view import open_view, refreshed
 from edge_s2a.run.watch import columns, frame, rendered, sparkline
-from tests.conftest import PROJECT, assert_refused, run_command
-from tests.report.sample import EPOCHS, STEPS, sample_facts, write_sample
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.paths import PROJECT
+from tests.helpers.sample_run import EPOCHS, STEPS, sample_facts, write_sample
 
 
 def text_of(view, width=80, height=24, now_s=None, is_coloured=False):

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import PROJECT, SHARED, run_command, run_measured
+from tests.helpers.commands import run_command, run_measured
+from tests.helpers.paths import PROJECT, SHARED
 
 WEIGHTS = SHARED / "weights" / "deit_tiny_patch16_224.safetensors"
 FLOWERS = SHARED / "data" / "flowers5"

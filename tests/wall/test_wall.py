@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from edge_s2a.version import __version__
-from tests.conftest import assert_refused, run_command, write_images
-from tests.report.sample import write_sample
+from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.images import write_images
+from tests.helpers.sample_run import write_sample
 
 DEVICE_PACKAGES = {"edge-s2a", "numpy", "onnxruntime", "pillow", "psutil"}
 HOST_MODULES = ["torch", "timm", "torchvision", "onnx", "sklearn", "safetensors"]
