@@ -64,7 +64,7 @@ def kept(options, adapted=None) -> Path:
 
 def pack_at_once(options, path: Path, adapted=None) -> None:
     """Packs beside `path` and moves the result there whole; `adapted` is the model, if it is made already."""
-    from edge_s2a.host import pack as host
+    import edge_s2a.host.pack as host
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         beside = Path(folder) / path.name
