@@ -34,12 +34,13 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Options]) -> None:
 
 
 def by_importance(cls: type[Options]) -> list[tuple[Field[Any], Option]]:
-    """The options of a command line: arguments first, then required ones; those of the class before its bases'."""
+    """The options of a command line: arguments first, in the order of the fields; then required ones; then the others,
+    those of the class before its bases'."""
 
     def rank(entry: Field[Any], about: Option) -> tuple[bool, bool, int]:
         bases = [getattr(base, "__dataclass_fields__", {}) for base in cls.__mro__]
         definer = max(index for index, fields in enumerate(bases) if fields.get(entry.name) is entry)
-        return not about.is_argument, entry.default is not REQUIRED, definer
+        return not about.is_argument, entry.default is not REQUIRED, 0 if about.is_argument else definer
 
     shown = [(entry, about) for entry, about in described(cls) if not about.is_library_only]
     return sorted(shown, key=lambda option: rank(*option))

@@ -151,3 +151,11 @@ def test_the_reference_page_has_every_option_and_its_default():
             shown = "required" if entry.default is REQUIRED else f"`{entry.default}`"
             if not any(entry.default is none for none in (None, False, math.inf)):
                 assert f"| {shown} |" in row
+
+
+def test_the_artifact_comes_before_the_images():
+    """Whatever stands between them."""
+    words = ["predict", "F.s2a", "--adapter", "A", "--top", "3", "one.jpg", "two.jpg"]
+    predicted = build_parser().parse_args(words)
+    assert predicted.artifact == "F.s2a"
+    assert predicted.images == ["one.jpg", "two.jpg"]
