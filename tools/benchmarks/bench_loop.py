@@ -26,12 +26,11 @@ STEPS = 8  # of which the first does not count
 
 def train(artifact: Path, data: Path, started_s: float) -> None:
     """In the measured process, which began at `started_s`: prints what `main` tabulates."""
-    from edge_s2a.device import training_run as trainer
+    from edge_s2a import train as train_within
+    from edge_s2a.device import trainer, training_run  # noqa: F401 - imported before the first moment
     from edge_s2a.device.engine import onnxruntime as session
-    from edge_s2a.device.engine.load import start_engine
 
     moments = [time.time() - started_s]
-    engine_settings = start_engine("cpu", THREADS)
     engine_s = [0.0]
     load, training_step = trainer.load, session.OnnxRuntimeEngine.training_step
 
@@ -50,12 +49,10 @@ def train(artifact: Path, data: Path, started_s: float) -> None:
 
     trainer.load, session.OnnxRuntimeEngine.training_step = timed_load, timed_step
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(
-            trainer.TrainSettings(
-                artifact, data, Path(folder), 16 << 30, THREADS, epochs=1, batch_size=BATCH, lr=LEARNING_RATE
-            ),
-            engine_settings,
-        )
+        train_within(
+            artifact, data, folder, memory_budget=16 << 30, threads=THREADS, epochs=1, batch_size=BATCH,
+            lr=LEARNING_RATE, quiet=True,
+        )  # fmt: skip
         lines = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
     steps_s = [line["seconds"] for line in lines if line["kind"] == "step"][1:]
     outside = 1 - sum(engine_s[-len(steps_s) :]) / sum(steps_s)
