@@ -5,7 +5,8 @@ What a function needs is imported when it is called, so that importing this modu
 
 from typing import TYPE_CHECKING, Any
 
-from edge_s2a.options import ExportOptions, PackOptions, TrainOptions, accepting
+from edge_s2a.option import accepting
+from edge_s2a.options import ExportOptions, PackOptions, TrainOptions
 
 if TYPE_CHECKING:
     from edge_s2a.artifact.manifest import Manifest

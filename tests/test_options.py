@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import edge_s2a
-from edge_s2a import options as every
+from edge_s2a import option as base
 from edge_s2a.errors import UserError
-from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainerOptions, TrainOptions, described
+from edge_s2a.option import described
+from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainerOptions, TrainOptions
 from tests.helpers.paths import PROJECT
 
 
@@ -119,7 +120,7 @@ def test_a_constructor_takes_options_as_keywords():
 
 def test_the_record_of_a_run_has_every_option():
     options = train_options(max_temperature=70)
-    record = every.record(options)
+    record = base.record(options)
     expected = {about.record or entry.name for entry, about in described(TrainOptions)} - {"on_step"}
     assert record.keys() == expected
     assert record["max_temperature_c"] == 70
@@ -127,14 +128,15 @@ def test_the_record_of_a_run_has_every_option():
 
 
 def test_what_decides_the_result_is_what_a_resumed_run_must_agree_in():
-    assert every.result_options(train_options()).keys() == {
+    assert base.result_options(train_options()).keys() == {
         "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing", "clip_norm", "seed", "epochs",
         "warmup_epochs", "augment",
     }  # fmt: skip
 
 
 CALLS = """
-from edge_s2a.options import ExportOptions, TrainOptions, accepting
+from edge_s2a.option import accepting
+from edge_s2a.options import ExportOptions, TrainOptions
 
 @accepting(TrainOptions)
 def train(options: TrainOptions) -> int:

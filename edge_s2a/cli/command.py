@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from edge_s2a.cli.output import Output
-from edge_s2a.options import Options
+from edge_s2a.option import Options
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from edge_s2a.errors import UserError
-from edge_s2a.options import REQUIRED, Bounds, Option, Options, declared_type, described, value_type
+from edge_s2a.option import REQUIRED, Bounds, Option, Options, declared_type, described, value_type
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 

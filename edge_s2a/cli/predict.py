@@ -6,7 +6,8 @@ from pathlib import Path
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
 from edge_s2a.errors import UserError
-from edge_s2a.options import PredictOptions, paths
+from edge_s2a.option import paths
+from edge_s2a.options import PredictOptions
 
 
 def run(options: PredictOptions, output: Output) -> int:

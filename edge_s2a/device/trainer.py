@@ -36,7 +36,8 @@ from edge_s2a.device.start.adapter import start_adapter
 from edge_s2a.device.start.head import images_for_means, relative_rates
 from edge_s2a.device.training_loop import Length, TrainingLoop, TrainingStep
 from edge_s2a.errors import UserError
-from edge_s2a.options import TrainerOptions, constructor
+from edge_s2a.option import constructor
+from edge_s2a.options import TrainerOptions
 
 START_SEED = 0  # of the images that `start` reads
 

@@ -28,7 +28,8 @@ from edge_s2a.device.policy.protocol import Policy
 from edge_s2a.device.policy.watchdog import Watchdog
 from edge_s2a.device.run_facts import run_facts
 from edge_s2a.errors import UserError
-from edge_s2a.options import StepOptions, record, result_options
+from edge_s2a.option import record, result_options
+from edge_s2a.options import StepOptions
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.schema import EpochLine, MetricsLine, RunFacts, StepLine, Summary
 from edge_s2a.sizes import format_size

@@ -13,7 +13,8 @@ from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
 from edge_s2a.device.training_loop import Length, TrainingLoop
 from edge_s2a.errors import UserError
-from edge_s2a.options import TrainerOptions, TrainOptions, common
+from edge_s2a.option import common
+from edge_s2a.options import TrainerOptions, TrainOptions
 from edge_s2a.run.convert import to_json
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.schema import FEATURES

@@ -34,7 +34,8 @@ from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes, plan_pro
 from edge_s2a.host.trace.capture import Captured, capture_inference, capture_training, observe_saved_tensors
 from edge_s2a.host.trace.saved_tensors import SavedTensor, levels_of, mean_bits
 from edge_s2a.host.weights import FrozenWeights, freeze, named_constants
-from edge_s2a.options import PackOptions, optional_path
+from edge_s2a.option import optional_path
+from edge_s2a.options import PackOptions
 from edge_s2a.plan.lifetimes import to_json
 from edge_s2a.plan.verify import plan_errors
 from edge_s2a.version import __version__

@@ -11,7 +11,8 @@ from edge_s2a.cli.main import COMMANDS, build_parser
 from edge_s2a.cli.options import add_options, from_namespace
 from edge_s2a.cli.parser import commands_of
 from edge_s2a.errors import UserError
-from edge_s2a.options import REQUIRED, Options, PackOptions, TrainOptions, described, option, options
+from edge_s2a.option import REQUIRED, Options, described, option, options
+from edge_s2a.options import PackOptions, TrainOptions
 from tests.helpers.commands import assert_refused, run_command
 
 TRAIN = ["train", "model.s2a", "--data", "photos", "--output", "run", "--memory-budget", "192MiB"]
