@@ -1,4 +1,4 @@
-"""Defines what an option is, a field of a frozen dataclass that knows its help and its bounds, and what derives from it.
+"""Defines what an option is, a field of a frozen dataclass that knows its help and bounds, and what derives from it.
 
 `edge_s2a.options` has all of them. Needs nothing but Python: `edge-s2a --help` must be quick.
 """
