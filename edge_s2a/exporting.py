@@ -13,7 +13,7 @@ from edge_s2a.artifact.archive import GOLDEN
 from edge_s2a.artifact.names import IMAGE, LOGITS
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.engine.load import default_threads, load_adapted
+from edge_s2a.device.load import default_threads, load_adapted
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_model import export_onnx

@@ -9,8 +9,8 @@ from edge_s2a.options import CheckOptions
 
 
 def run(options: CheckOptions, output: Output) -> int:
-    from edge_s2a.device.engine import selfcheck
-    from edge_s2a.device.engine.load import load_for_check, start_engine
+    from edge_s2a.device import selfcheck
+    from edge_s2a.device.load import load_for_check, start_engine
 
     settings = start_engine(options.provider, options.threads)
     result = selfcheck.check(*load_for_check(Path(options.artifact), settings))

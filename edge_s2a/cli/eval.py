@@ -10,8 +10,8 @@ from edge_s2a.options import EvalOptions
 
 def run(options: EvalOptions, output: Output) -> int:
     from edge_s2a.device.data.dataset import open_dataset
-    from edge_s2a.device.engine.load import load_adapted, start_engine
     from edge_s2a.device.evaluate import evaluate
+    from edge_s2a.device.load import load_adapted, start_engine
     from edge_s2a.device.memory.available import parse_budget
 
     budget_bytes = parse_budget(options.memory_budget)

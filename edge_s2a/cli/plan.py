@@ -10,7 +10,7 @@ from edge_s2a.sizes import format_size
 
 def run(options: PlanOptions, output: Output) -> int:
     import edge_s2a.device.training_run  # noqa: F401 - the plan measures everything that training imports
-    from edge_s2a.device.engine.load import plan_memory, start_engine
+    from edge_s2a.device.load import plan_memory, start_engine
     from edge_s2a.device.memory.available import parse_budget
 
     budget_bytes = parse_budget(options.memory_budget)

@@ -11,8 +11,8 @@ from edge_s2a.options import PredictOptions
 
 
 def run(options: PredictOptions, output: Output) -> int:
-    from edge_s2a.device.engine.load import load_adapted, start_engine
     from edge_s2a.device.evaluate import predict
+    from edge_s2a.device.load import load_adapted, start_engine
     from edge_s2a.device.memory.available import parse_budget
 
     budget_bytes = parse_budget(options.memory_budget)

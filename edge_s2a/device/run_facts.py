@@ -16,7 +16,7 @@ import psutil
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.data.dataset import printable
 from edge_s2a.device.engine.base import Engine
-from edge_s2a.device.images import Images
+from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import ArtifactFacts, DataFacts, MachineFacts, PlanFacts, RunFacts, SplitFacts
 from edge_s2a.version import __version__

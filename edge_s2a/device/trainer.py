@@ -13,7 +13,9 @@ import numpy as np
 from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.decoding import UnusableImage
-from edge_s2a.device.data.program_images import (
+from edge_s2a.device.engine.batches import logits_of
+from edge_s2a.device.evaluate import evaluate_batches, log_softmax
+from edge_s2a.device.images.program import (
     ImageLike,
     Label,
     LabelledImages,
@@ -22,10 +24,8 @@ from edge_s2a.device.data.program_images import (
     StreamedImages,
     name_of,
 )
-from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.engine.load import load, start_engine
-from edge_s2a.device.evaluate import evaluate_batches, log_softmax
-from edge_s2a.device.images import Images
+from edge_s2a.device.images.protocol import Images
+from edge_s2a.device.load import load, start_engine
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.optim.accumulate import accumulate
 from edge_s2a.device.optim.clipping import clip
@@ -206,7 +206,9 @@ class Trainer:
         """Makes one optimizer step from at most batch_size of (label, image as `collator` takes it); None if there are
         none. Where loss or gradient are not finite, nothing is updated."""
         start_s = time.monotonic()
-        result = accumulate(self.runtime, images, self.gradients, self.options.batch_size, self.options.label_smoothing)
+        result = accumulate(
+            self.collator, images, self.gradients, self.options.batch_size, self.options.label_smoothing
+        )
         if not result.images:
             return None
         self.steps += 1

@@ -16,7 +16,7 @@ import numpy as np
 
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Prepared
-from edge_s2a.device.images import Images
+from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.device.policy.checkpoints import Checkpoints

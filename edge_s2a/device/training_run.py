@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_s2a.device.data.dataset import has_split, open_dataset
-from edge_s2a.device.data.dataset_images import DatasetImages
 from edge_s2a.device.data.feature_cache import FeatureCache
+from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer

@@ -110,7 +110,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(micro_batch, count):
     runtime = runtime_of(engine, micro_batch)
     gradients = {name: np.ones_like(array) for name, array in engine.adapter.items()}
     images = iter(zip(labels.tolist(), pixels, strict=True))
-    result = accumulate(runtime, itertools.islice(images, 8), gradients, 8, 0.1)
+    result = accumulate(runtime.collator, itertools.islice(images, 8), gradients, 8, 0.1)
 
     image = np.ascontiguousarray(((pixels / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2), np.float32)
     expected = LinearEngine(CLASSES, SHAPE).training_step(image, smoothed_target(labels, CLASSES, 0.1, count))
@@ -127,7 +127,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(micro_batch, count):
 def test_no_images_give_no_result():
     engine = LinearEngine(CLASSES, SHAPE)
     gradients = {name: np.ones_like(array) for name, array in engine.adapter.items()}
-    assert accumulate(runtime_of(engine, 2), iter([]), gradients, 8, 0.1).images == 0
+    assert accumulate(runtime_of(engine, 2).collator, iter([]), gradients, 8, 0.1).images == 0
 
 
 @pytest.mark.parametrize("most_images", [1, 1 << 30])
@@ -169,7 +169,9 @@ def test_a_training_step_is_accumulation_and_an_update(kind):
     losses = []
     for _ in range(30):
         images = iter(zip(labels.tolist(), pixels, strict=True))
-        losses.append(accumulate(runtime, images, gradients, 24, 0.0).loss)
+        losses.append(accumulate(runtime.collator, images, gradients, 24, 0.0).loss)
         optimizer.step(gradients, 0.02)
     assert losses[-1] < 0.2 * losses[0]
-    assert accumulate(runtime, iter(zip(labels.tolist(), pixels, strict=True)), gradients, 24, 0.0).correct == 24
+    assert (
+        accumulate(runtime.collator, iter(zip(labels.tolist(), pixels, strict=True)), gradients, 24, 0.0).correct == 24
+    )

@@ -112,7 +112,7 @@ import numpy as np
 import onnxruntime
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
-from edge_s2a.device.engine.load import start_engine
+from edge_s2a.device.load import start_engine
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 
 artifact = Artifact(Path(sys.argv[1]))

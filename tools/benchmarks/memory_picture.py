@@ -59,7 +59,7 @@ def measure(path: Path, batch: int) -> dict:
     "start": time, "start_bytes", "region_bytes"}, times in s."""
     import edge_s2a.device.engine.onnxruntime as session
     from edge_s2a.device.engine.base import EngineSettings
-    from edge_s2a.device.engine.load import load
+    from edge_s2a.device.load import load
     from edge_s2a.device.memory.process import resident_bytes
 
     runtime = load(path, BUDGET_BYTES, batch, EngineSettings(THREADS), "adamw")

@@ -53,9 +53,9 @@ def measure(model: str, adapter: str) -> dict:
 
     from edge_s2a.artifact.archive import PLAN, Artifact
     from edge_s2a.device.engine.base import EngineSettings
-    from edge_s2a.device.engine.load import load_for_check
     from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
-    from edge_s2a.device.engine.selfcheck import check
+    from edge_s2a.device.load import load_for_check
+    from edge_s2a.device.selfcheck import check
     from edge_s2a.host.golden import random_target
     from edge_s2a.host.pack import Adapted, adapt, build_graphs, write_artifact
     from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy

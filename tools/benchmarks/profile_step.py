@@ -20,7 +20,7 @@ import onnxruntime
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine import onnxruntime as session
-from edge_s2a.device.engine.load import start_engine
+from edge_s2a.device.load import start_engine
 
 KINDS = {
     "products": "Gemm MatMul FusedMatMul MatMulIntegerToFloat MatMulInteger Conv ConvTranspose FusedConv",

@@ -57,3 +57,8 @@ def stream(
     finally:
         stopped.set()
         thread.join()
+
+
+def queue_capacity(batch: int) -> int:
+    """Images that wait in the loader's queue, at most, for micro-batches of `batch`."""
+    return batch + 1

@@ -15,7 +15,7 @@ name, each float32 of its shape in `Manifest.features` with the first axis `batc
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine computes. `edge_s2a.device.engine.load.start_engine` makes them once per process."""
+    """How an engine computes. `edge_s2a.device.load.start_engine` makes them once per process."""
 
     threads: int
     provider: str = "cpu"  # one of PROVIDERS

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.data.feature_cache import code_bytes
+from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.memory.available import less_reserve
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.optimizer import STATE_ARRAYS
@@ -193,8 +194,3 @@ def data_bytes(manifest: Manifest, batch: int) -> int:
     waiting_bytes = max(pixels, code_bytes(manifest.features))
     batch_bytes = 4 * pixels * batch + features_bytes * (batch + 1)
     return batch_bytes + (queue_capacity(batch) + 2) * waiting_bytes + DECODE_RESERVE_BYTES
-
-
-def queue_capacity(batch: int) -> int:
-    """Images that wait in the loader's queue, at most, for micro-batches of `batch`."""
-    return batch + 1

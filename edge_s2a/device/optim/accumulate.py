@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.device.data.collate import Prepared
+from edge_s2a.device.data.collate import Collator, Prepared
 from edge_s2a.device.engine.batches import training_steps
 from edge_s2a.device.optim.clipping import gradient_norm
-from edge_s2a.device.runtime import Runtime
 
 
 class BatchResult(NamedTuple):
@@ -27,13 +26,14 @@ class BatchResult(NamedTuple):
 
 
 def accumulate(
-    runtime: Runtime,
+    collator: Collator,
     images: Iterator[tuple[int, Prepared]],
     gradients: dict[str, np.ndarray],
     batch_size: int,
     label_smoothing: float,
 ) -> BatchResult:
-    """Sets `gradients` to those of the mean loss over `images`, at most `batch_size` of (label, image).
+    """Sets `gradients` to those of the mean loss over `images`, at most `batch_size` of (label, image), run in
+    micro-batches as large as the collator's.
 
     Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a batch of fewer images
     (the last of an epoch) is scaled to its true size afterwards. Raises ArenaExhausted if not even one image fits the
@@ -42,9 +42,9 @@ def accumulate(
     for gradient in gradients.values():
         gradient.fill(0)
     loss, correct, count = 0.0, 0, 0
-    while labels := _collect(runtime, images):
-        target = smoothed_target(labels, runtime.engine.classes, label_smoothing, batch_size)
-        for result, part in training_steps(runtime.engine, runtime.collator.inputs(), target):
+    while labels := _collect(collator, images):
+        target = smoothed_target(labels, collator.engine.classes, label_smoothing, batch_size)
+        for result, part in training_steps(collator.engine, collator.inputs(), target):
             for name, gradient in result.gradients.items():
                 gradients[name] += gradient
             loss += result.loss
@@ -57,11 +57,11 @@ def accumulate(
     return BatchResult(loss * scale, gradient_norm(gradients), correct, count)
 
 
-def _collect(runtime: Runtime, images: Iterator[tuple[int, Prepared]]) -> list[int]:
+def _collect(collator: Collator, images: Iterator[tuple[int, Prepared]]) -> list[int]:
     """Puts the next micro-batch into the collator; returns its labels, which are none when `images` are used up."""
     labels: list[int] = []
-    for label, prepared in itertools.islice(images, runtime.plan.micro_batch_size):
-        runtime.collator.add(prepared)
+    for label, prepared in itertools.islice(images, len(collator.batch)):
+        collator.add(prepared)
         labels.append(label)
     return labels
 

@@ -10,11 +10,10 @@ import numpy as np
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.dataset import Dataset
-from edge_s2a.device.data.loader import stream
+from edge_s2a.device.data.loader import queue_capacity, stream
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.evaluate import evaluate
-from edge_s2a.device.memory.budget import queue_capacity
 from edge_s2a.device.runtime import Runtime
 
 
