@@ -1,1 +1,1 @@
-"""Running an artifact: the protocol of an engine, the engine on onnxruntime, loading within a budget, self-check."""
+"""Runs an artifact: the protocol of an engine, the engine on onnxruntime, and micro-batches."""

@@ -1,1 +1,1 @@
-"""The tuned model in the formats that others read: one a file."""
+"""The tuned model in the formats that others read, one per file."""

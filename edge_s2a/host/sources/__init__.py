@@ -1,0 +1,1 @@
+"""Where models come from: timm, their preprocessing, and frozen BatchNorm folded away."""
