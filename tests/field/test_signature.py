@@ -72,7 +72,7 @@ def test_another_key_and_no_signature_are_refused(name, signed, small_artifact, 
     if name == "train":
         options += ["--data", tmp_path, "--output", tmp_path / "run", "--memory-budget", "300MiB"]
     assert_refused(run_here(name, signed, *options), 4, "not signed by the owner of", "other.pub", "do not use it")
-    assert_refused(run_here(name, small_artifact, *options), 4, "is not signed", "pack it with --sign")
+    assert_refused(run_here(name, small_artifact, *options), 4, "is not signed", "repack the model with --sign")
     assert not (tmp_path / "run").exists()
 
 
