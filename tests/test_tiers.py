@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -109,11 +110,11 @@ def test_a_kept_artifact_is_packed_once_and_copied(tmp_path, monkeypatch):
 
 
 def test_a_pack_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(options, path):
-        path.write_bytes(b"half")
+    def fail(options):
+        Path(options.output).write_bytes(b"half")
         raise RuntimeError("power failed")
 
-    monkeypatch.setattr("edge_s2a.host.pack.package", fail)
+    monkeypatch.setattr("edge_s2a.host.pack.pack", fail)
     with pytest.raises(RuntimeError):
         artifacts.pack_at_once(options_of(), tmp_path / "a.s2a")
     assert list(tmp_path.iterdir()) == []
