@@ -57,9 +57,9 @@ def show_artifact(path: Path, output: Output) -> None:
         (
             "saved tensors",
             f"{manifest.saved_bits} bits (mean {manifest.mean_saved_bits:.2f}), {manifest.levels} levels, "
-            f"{manifest.saved_bytes_per_image} bytes an image",
+            f"{manifest.saved_bytes_per_image} bytes per image",
         ),
-        ("kept features", f"{feature_bytes} bytes an image" if manifest.features else "none"),
+        ("kept features", f"{feature_bytes} bytes per image" if manifest.features else "none"),
     ]
     output.show(result, rows)
 

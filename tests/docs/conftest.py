@@ -33,7 +33,7 @@ def environment(commands) -> dict[str, str]:
 def pantry(tmp_path_factory, environment) -> Path:
     """What a page's set-up may name:
 
-    photos    photos/{train,val}/<digit>/*.png, scikit-learn's handwritten digits, 30 and 20 a class
+    photos    photos/{train,val}/<digit>/*.png, scikit-learn's handwritten digits, 30 and 20 per class
     weights   vit_demo.safetensors, the weights of the embedded ViT
     artifact  demo.s2a, packed from it for ten classes with the default options
     run       run/, two epochs of training demo.s2a on photos

@@ -179,15 +179,15 @@ def test_a_name_that_is_not_utf8_is_listed_as_well_as_it_can_be(small_artifact, 
 VANISHING = """
 import sys
 from pathlib import Path
-import edge_s2a.device.training_run as trainer
+from edge_s2a.device.training_loop import TrainingLoop
 from edge_s2a.cli.main import main
-finish = trainer.Run.finish_epoch
+finish = TrainingLoop.finish_epoch
 def finish_and_change(run):
     finish(run)
     folder = Path(sys.argv[1])
     (folder / "red" / "000.png").unlink(missing_ok=True)
     (folder / "red" / "001.png").write_bytes(b"no longer an image")
-trainer.Run.finish_epoch = finish_and_change
+TrainingLoop.finish_epoch = finish_and_change
 sys.exit(main(sys.argv[2:]))
 """
 

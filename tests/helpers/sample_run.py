@@ -90,7 +90,7 @@ def sample_metrics(steps: int) -> list[dict]:
 
 
 def sample_predictions(classes: list[str], images: Path | None) -> list[dict]:
-    """Of 12 images a class, one in six wrong; the files of `images` are written too, where a folder is given."""
+    """Of 12 images per class, one in six wrong; the files of `images` are written too, where a folder is given."""
     rng, lines = np.random.default_rng(1), []
     for number, label in enumerate(classes):
         for place in range(12):

@@ -12,7 +12,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-SLOW = {"subprocess", "multiprocessing", "torch", "timm", "edge_s2a.host.pack"}
+SLOW = {"subprocess", "multiprocessing", "torch", "timm", "edge_s2a.host.pack", "pack_at_once", "run_host_here"}
 HEAVY_PACKAGES = {"torch", "torchvision", "timm"}
 STARTS = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn")
 # matplotlib asks this program for fonts, once on a machine.

@@ -66,7 +66,7 @@ def test_a_scalar_beside_a_column_has_its_rank(compute):
 
 
 def graph_of(rows, results):
-    """A graph of input "x". rows: (operator, inputs, output, bytes an image / 4, is_backward)."""
+    """A graph of input "x". rows: (operator, inputs, output, bytes per image / 4, is_backward)."""
     types = {"x": TensorType(np.dtype(np.float32), (Batch(1), 16))}
     nodes = []
     for operator, inputs, output, width, is_backward in rows:

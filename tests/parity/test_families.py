@@ -130,7 +130,7 @@ def test_gradients(packed, family, bits):
 def assert_only_codes_cross(graph):
     """Walks the training graph: every tensor that the forward pass leaves for the backward pass."""
     crossing = crossings(graph)
-    listing = "\n".join(f"{c.name} {c.dtype} {c.bytes_per_image} bytes an image" for c in crossing)
+    listing = "\n".join(f"{c.name} {c.dtype} {c.bytes_per_image} bytes per image" for c in crossing)
     assert crossing
     for tensor in crossing:
         assert tensor.dtype in (UINT4, np.uint8, np.float16, np.float32, np.int64), listing

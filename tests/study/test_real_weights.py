@@ -54,7 +54,7 @@ def test_4_bit_gradients_point_where_exact_ones_do():
 @pytest.mark.study
 @pytest.mark.timeout(1200)
 def test_deit_tiny_learns_flowers_within_192_mib(tmp_path):
-    """The command of the README: 20 images a class, 15 epochs, at least 82 % on the validation set."""
+    """The command of the README: 20 images per class, 15 epochs, at least 82 % on the validation set."""
     split = [sys.executable, "tools/studies/few_shot_split.py", FLOWERS, tmp_path / "flowers", "--per-class", "20"]
     subprocess.run(split, check=True, cwd=PROJECT, stdout=subprocess.DEVNULL)
     artifact = tmp_path / "deit.s2a"
@@ -70,7 +70,7 @@ def test_deit_tiny_learns_flowers_within_192_mib(tmp_path):
     assert done.returncode == 0, done.stderr
     summary = done.json
     print(
-        f"\nflowers5, 20 images a class: {100 * summary['val_accuracy']:.1f} % "
+        f"\nflowers5, 20 images per class: {100 * summary['val_accuracy']:.1f} % "
         f"(best {100 * summary['best_accuracy']:.1f} %), "
         f"micro-batch {summary['micro_batch_size']}, {summary['seconds']:.0f} s, predicted "
         f"{summary['predicted_peak_bytes'] / 2**20:.1f} MiB, measured {peak / 2**20:.1f} MiB of 192"
