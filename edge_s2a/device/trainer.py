@@ -82,9 +82,11 @@ class Trainer:
         UserError for what is wrong otherwise."""
         self.options = options
         self.engine_settings = start_engine(options.provider, options.threads)
+        self.budget_bytes = parse_budget(options.memory_budget)
+        """The budget that was asked for; that of `plan` is smaller where the machine has less."""
         self.runtime = load(
             Path(options.artifact),
-            parse_budget(options.memory_budget),
+            self.budget_bytes,
             options.batch_size,
             self.engine_settings,
             options.optimizer,

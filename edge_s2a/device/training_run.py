@@ -73,9 +73,7 @@ def length_of(options: TrainOptions, images: int) -> Length:
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:
     """Returns the options with what was left to the machine as it turned out."""
-    return dataclasses.replace(
-        options, memory_budget=trainer.plan.budget_bytes, threads=trainer.engine_settings.threads
-    )
+    return dataclasses.replace(options, memory_budget=trainer.budget_bytes, threads=trainer.engine_settings.threads)
 
 
 def describe(progress: Progress, trainer: Trainer, images: DatasetImages) -> None:
