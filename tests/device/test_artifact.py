@@ -85,10 +85,10 @@ def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
 
 
 def test_same_input_gives_the_same_bytes(small_artifact, tmp_path):
-    from edge_s2a.host.pack import package
+    from edge_s2a.host.pack import pack
     from tests.helpers.artifacts import options_of
 
-    package(options_of(), tmp_path / "again.s2a")
+    pack(options_of(output=tmp_path / "again.s2a"))
     assert (tmp_path / "again.s2a").read_bytes() == small_artifact.read_bytes()
 
 

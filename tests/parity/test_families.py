@@ -143,8 +143,9 @@ def assert_only_codes_cross(graph):
     assert scales <= 0.6 * codes, listing
 
 
-def test_float_activations_would_be_noticed(packed):
+def test_float_activations_would_be_noticed():
     """The walk sees what 32 bits leave: the assertion above can fail."""
-    _, _, graph = packed("vit", 32)
+    options = family_options("vit", 32)
+    graph = build_graphs(options, adapt(options))["training"]
     with pytest.raises(AssertionError, match="float32"):
         assert_only_codes_cross(graph)

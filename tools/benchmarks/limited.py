@@ -33,10 +33,13 @@ def main() -> None:
     # Nothing large may be imported here: a process inherits the peak of whoever starts it.
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("limit_bytes", type=parse, metavar="LIMIT", help="such as 128MiB")
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="after --")
-    options = parser.parse_args()
+    parser.add_argument("command", metavar="-- COMMAND...", help="the command and its arguments")
+    # Split by hand, for argparse would swallow a "--" of the command's own.
+    place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    command = sys.argv[place + 1 :]
+    options = parser.parse_args([*sys.argv[1:place], *command[:1]])
     with limited(options.limit_bytes) as (mechanism, enter):
-        process = subprocess.Popen(options.command, preexec_fn=enter)
+        process = subprocess.Popen(command, preexec_fn=enter)
         _, status, usage = os.wait4(process.pid, 0)
     report = {
         "mechanism": mechanism,

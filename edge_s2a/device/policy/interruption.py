@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from edge_s2a.device.training_loop import TrainingLoop, TrainingStep
 
 POLL_S = 0.2
-DEFAULT_HANDLERS = {
-    signal.SIGINT: (signal.default_int_handler, signal.SIG_DFL),
-    signal.SIGTERM: (signal.SIG_DFL,),
-}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# A shell starts what runs in the background with SIGINT ignored.
+NOBODYS = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
 
 
 class Interruption:
@@ -32,8 +31,8 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number, defaults in DEFAULT_HANDLERS.items():
-                if signal.getsignal(number) in defaults:
+            for number in SIGNALS:
+                if signal.getsignal(number) in NOBODYS:
                     self._previous[number] = signal.signal(number, self._receive)
         return self
 
