@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(config, items):
         slow = [item for item in items if not tiers.is_fast(item)]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    items.sort(key=tiers.place_of)
 
 
 def pytest_collection_finish():

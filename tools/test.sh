@@ -17,6 +17,6 @@ apart="not study and not soak and not aarch64 and not browser and not fleet"
 if [ "${1:-}" = fast ]; then
     set -- --fast -m "$apart" "${@:2}"
 elif [ $# -eq 0 ]; then
-    set -- -m "$apart" -n 2 --dist loadfile
+    set -- -m "$apart" -n 2 --dist loadfile --no-loadscope-reorder
 fi
 exec .venv/bin/pytest "$@"

@@ -12,11 +12,23 @@ from types import CodeType, FunctionType
 
 import pytest
 
+from tests.helpers.paths import PROJECT
+
 SLOW = {"subprocess", "multiprocessing", "torch", "timm", "edge_s2a.host.pack", "pack_at_once", "run_host_here"}
 HEAVY_PACKAGES = {"torch", "torchvision", "timm"}
 STARTS = ("subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn")
 # matplotlib asks this program for fonts, once on a machine.
 ALLOWED_PROGRAMS = ("fc-list",)
+
+
+# Folders whose files are few and long, the longest first: begun last, one worker would run them while the other waits.
+LONGEST = ("docs", "deploy", "budget", "field", "export", "parity", "examples", "project", "wall", "cli")
+
+
+def place_of(item: pytest.Item) -> int:
+    """Sorts cases so that the longest files are begun first, in the order in which workers take files."""
+    folder = item.path.relative_to(PROJECT / "tests").parts[0]
+    return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
 
 def is_fast(item: pytest.Item) -> bool:
