@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_model import export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training
 from edge_s2a.host.export.peft_folder import export_peft
+from edge_s2a.host.export.session import plain_session
 from edge_s2a.host.export.timm_weights import export_timm
 from edge_s2a.host.export.torch_state import export_torch
 from edge_s2a.host.golden import normalized
@@ -61,7 +61,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
 
 
 def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = plain_session(str(path))
     known = {entry.name for entry in session.get_inputs()}
     return session.run([LOGITS], {name: array for name, array in inputs.items() if name in known})[0]
 

@@ -6,9 +6,9 @@ Logits are compared as whole tensors on images that nobody has seen: float32 in 
 
 import json
 import subprocess
+import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -21,9 +21,11 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
+from edge_s2a.host.export.session import plain_session
 from edge_s2a.host.golden import normalized
 from tests.helpers.artifacts import CLASSES, SMALL_VIT, pack
 from tests.helpers.commands import assert_refused, run_command, run_host_here
+from tests.helpers.paths import PROJECT
 
 MODELS = {
     "bias": {},
@@ -86,9 +88,36 @@ def tuned(tmp_path_factory):
 def test_onnx_computes_what_the_runtime_computes(name, int8, tuned, tmp_path):
     model, path = tuned(name), tmp_path / "model.onnx"
     assert model.export(path, "onnx", int8)["relative_error"] < 1e-4
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = plain_session(str(path))
     assert [entry.name for entry in session.get_inputs()] == ["image"]
     close(session.run(["logits"], {"image": model.image})[0], model.logits)
+
+
+TRAINED_BEFORE = """
+import sys
+import numpy as np
+import edge_s2a
+artifact, adapter, output = sys.argv[1:]
+trainer = edge_s2a.Trainer(artifact, threads=1)
+trainer.fit([(np.full((32, 32, 3), 80 * number, np.uint8), number) for number in range(3)], steps=2)
+trainer.save(adapter)
+print(edge_s2a.export(artifact, adapter, output)["relative_error"])
+"""
+
+
+def test_a_program_may_train_and_then_export(tuned, tmp_path):
+    """A trainer shares threads between all sessions of its process, and onnxruntime then refuses others."""
+    command = [
+        sys.executable,
+        "-c",
+        TRAINED_BEFORE,
+        tuned("bias").artifact,
+        tmp_path / "a.safetensors",
+        tmp_path / "m.onnx",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-4
 
 
 def test_onnx_says_what_it_is_and_is_plain(tuned, tmp_path):

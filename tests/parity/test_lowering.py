@@ -14,6 +14,7 @@ from torch.nn import functional
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.artifact.names import LOGITS, LOSS, gradient
 from edge_s2a.errors import UserError
+from edge_s2a.host.export.session import plain_session
 from edge_s2a.host.golden import golden_step
 from edge_s2a.host.pack import Adapted, to_graph
 from edge_s2a.host.targets.onnxruntime.emit import to_onnx
@@ -149,7 +150,7 @@ def engine_of(adapted):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(to_onnx(graph), options, providers=["CPUExecutionProvider"])
+    session = plain_session(to_onnx(graph), options)
     constant = {**adapted.frozen.arrays, "shift": adapted.adapter["shift"].detach().numpy()}
 
     def step(image, target):

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edge_s2a.artifact import program, tensors
 from edge_s2a.artifact.archive import CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.errors import UserError
+from edge_s2a.host.export.session import plain_session
 from edge_s2a.host.targets.onnxruntime.emit import OPSET_IMPORTS
 from edge_s2a.host.targets.onnxruntime.rules import IR_VERSION
 
@@ -88,9 +88,7 @@ def fold(unrolled: Unrolled, keep: tuple[str, ...] = ()) -> None:
         add_ancestors(result, made_by, nodes)
         inputs = {value for node in nodes for value in node.input if value in unrolled.constants}
         constants = {value: unrolled.constants[value] for value in inputs}
-        session = onnxruntime.InferenceSession(
-            model_bytes(nodes, {}, {result: unrolled.values[result]}, constants), providers=["CPUExecutionProvider"]
-        )
+        session = plain_session(model_bytes(nodes, {}, {result: unrolled.values[result]}, constants))
         (unrolled.constants[result],) = session.run([result], {})
     unrolled.constants = {value: array for value, array in unrolled.constants.items() if value in read}
 
