@@ -272,7 +272,8 @@ def full_screen() -> Iterator[int | None]:
     """
     keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
     settings = None if keys is None else termios.tcgetattr(keys)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell starts what runs in the background with it ignored.
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.stdout.write(ALTERNATE_SCREEN)
     try:
         if keys is not None:
@@ -284,7 +285,8 @@ def full_screen() -> Iterator[int | None]:
         sys.stdout.flush()
         if keys is not None and settings is not None:
             termios.tcsetattr(keys, termios.TCSADRAIN, settings)
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def wants_to_leave(keys: int | None) -> bool:
