@@ -50,7 +50,7 @@ def show_artifact(path: Path, output: Output) -> None:
         ("input", f"{height}x{width} RGB"),
         ("classes", classes),
         ("signed", "yes; --require-signature verifies it" if artifact.signature else "no"),
-        ("adapter", f"{adapter} and head"),
+        ("adapter", " and ".join(dict.fromkeys([adapter, "head"]))),  # the head alone: once
         ("trainable", f"{trainable} of {total} parameters ({100 * trainable / total:.2f} %)"),
         ("frozen weights", f"{manifest.weight_format}, {artifact.member_bytes('weights.safetensors')} bytes"),
         ("computed in int8", f"{len(manifest.int8_layers)} linear layers"),

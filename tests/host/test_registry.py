@@ -13,8 +13,8 @@ from edge_s2a.host.adapters.kind import Kind, Starts, parameters_below, whole_nu
 from edge_s2a.host.adapters.registry import ALIASES, IMPLIED, KINDS, choices, parse_adapter
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.sources.timm import classifier_names
-from tests.helpers.artifacts import options_of
-from tests.helpers.commands import assert_refused, run_command
+from tests.helpers.artifacts import options_of, pack
+from tests.helpers.commands import assert_refused, run_command, run_here
 
 
 @pytest.mark.parametrize(
@@ -134,3 +134,10 @@ def test_a_new_kind_is_its_own_file_and_a_line_in_the_registry(monkeypatch, plac
 def test_kinds_of_an_unknown_artifact_are_refused(small_artifact):
     with pytest.raises(UserError, match=r"the adapter of F\.s2a.*no adapter 'new'"):
         inject(nn.Identity(), ["bias", "new"], (3, 8, 8), 2, 0, where="the adapter of F.s2a")
+
+
+@pytest.mark.parametrize(("adapter", "shown"), [("head", "head"), ("bias", "bias and head")])
+def test_inspect_names_the_head_once(tmp_path, adapter, shown):
+    path = pack(tmp_path / "model.s2a", adapter=adapter)
+    (line,) = (line for line in run_here("inspect", path).stdout.splitlines() if line.startswith("adapter "))
+    assert line.split(maxsplit=1)[1] == shown
