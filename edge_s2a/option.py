@@ -126,22 +126,18 @@ def checked(entry: dataclasses.Field[Any], about: Option, value: Any) -> Any:
     return value
 
 
-def record(values: Options) -> dict[str, Any]:
-    """The options by their keys in a run's record, values as they are."""
+def record(values: Options, admit: Callable[[Option], bool] = lambda about: about.record != "") -> dict[str, Any]:
+    """The options that `admit` takes, by their keys in a run's record, values as they are."""
     return {
         about.record or entry.name: getattr(values, entry.name)
         for entry, about in described(type(values))
-        if about.record != ""
+        if admit(about)
     }
 
 
 def result_options(values: Options) -> dict[str, Any]:
     """The options that decide what is trained, by their keys in a run's record."""
-    return {
-        about.record or entry.name: getattr(values, entry.name)
-        for entry, about in described(type(values))
-        if about.decides_result
-    }
+    return record(values, lambda about: about.decides_result)
 
 
 P = ParamSpec("P")

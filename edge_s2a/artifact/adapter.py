@@ -50,6 +50,12 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
     return loaded, classes
 
 
+def copy_into(arrays: dict[str, np.ndarray], tensors: dict[str, np.ndarray]) -> None:
+    """Writes the values of `tensors` into the arrays of the same names, which stay where they are."""
+    for name, array in arrays.items():
+        array[...] = tensors[name]
+
+
 def check_shapes(loaded: dict[str, np.ndarray], manifest: Manifest, where: str) -> None:
     """Raises UserError unless `loaded` has exactly the adapter's tensors, finite float32."""
     for name in sorted(set(loaded) ^ set(manifest.adapter_shapes)):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.adapter import load_adapter
+from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.tensors import decode
@@ -96,14 +96,13 @@ def load_adapted(
     """
     runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
     tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
-    for name, array in runtime.engine.adapter.items():
-        array[...] = tensors[name]
+    copy_into(runtime.engine.adapter, tensors)
     return runtime, classes
 
 
-def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, Engine]:
-    """The artifact, every checksum verified, and an engine with just the memory that its plan promises for the golden
-    batch. Raises CheckError for a wrong checksum or plan."""
+def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict[str, np.ndarray], Engine]:
+    """The artifact, every checksum verified; its golden step; and an engine with just the memory that the plan promises
+    for the golden batch. Raises CheckError for a wrong checksum or plan."""
     make_allocator_predictable()
     artifact = Artifact(path)
     for member in artifact.manifest.members:
@@ -111,7 +110,7 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, Engi
     graphs = _planned_graphs(artifact, settings.threads, training=True)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
     arena_bytes = preferred_arena_bytes(graphs, len(golden[IMAGE]))
-    return artifact, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
+    return artifact, golden, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
 
 
 def _planned_graphs(artifact: Artifact, threads: int, training: bool) -> dict[str, GraphPlan]:

@@ -4,9 +4,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from edge_s2a.artifact.archive import GOLDEN, Artifact
+from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
-from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.preprocessing import normalize
 from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.optim.optimizer import AdamW
@@ -39,12 +38,12 @@ class CheckResult(TypedDict):
     tolerances: dict[str, float]  # of the same
 
 
-def check(artifact: Artifact, engine: Engine) -> CheckResult:
-    """Runs the golden step of an artifact on `engine`, whose adapter it updates.
+def check(artifact: Artifact, golden: dict[str, np.ndarray], engine: Engine) -> CheckResult:
+    """Runs the golden step of an artifact on `engine`, whose adapter it updates. golden: the tensors of its golden
+    member.
 
     A step that deviates gives ok=False. Raises CheckError where the engine needs more memory than the plan promises.
     """
-    golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {artifact.path}")
     images = golden[IMAGE]
     batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
     for pixels, row in zip(images, batch, strict=True):

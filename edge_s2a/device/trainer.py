@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.artifact.adapter import check_shapes, load_adapter, save_adapter
+from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.engine.batches import logits_of
@@ -165,6 +165,7 @@ class Trainer:
                 on_step(step)
 
         with contextlib.ExitStack() as stack:
+            stack.callback(self._forget_loop)
             interruption = stack.enter_context(Interruption())
             folder = None if output is None else stack.enter_context(RunFolder(Path(output)))
             # What a fresh trainer resumes must not depend on what this one has drawn before.
@@ -185,8 +186,12 @@ class Trainer:
                 loop.begin(START_SEED)
             loop.run()
             loop.finish()
-        self.best_adapter = loop.best
+            self.best_adapter = loop.best
         return taken[0] if taken else None
+
+    def _forget_loop(self) -> None:
+        """Frees what a training had: its images are the program's."""
+        self._loop = None
 
     def stop(self) -> None:
         """Called by `on_step`: makes this step the last."""
@@ -281,8 +286,7 @@ class Trainer:
     @adapter.setter
     def adapter(self, tensors: dict[str, np.ndarray]) -> None:
         check_shapes(tensors, self.manifest, "adapter")
-        for name, array in self.engine.adapter.items():
-            array[...] = tensors[name]
+        copy_into(self.engine.adapter, tensors)
         forget(self.optimizer)
         self.is_fresh = False
 

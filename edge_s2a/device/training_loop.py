@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edge_s2a.artifact.adapter import copy_into
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.images.protocol import Images
@@ -306,12 +307,10 @@ class TrainingLoop:
         self.is_stopped = True
 
     def remember_best(self) -> None:
-        for name, array in self.trainer.engine.adapter.items():
-            self.best[name][...] = array
+        copy_into(self.best, self.trainer.engine.adapter)
 
     def restore_best(self) -> None:
-        for name, array in self.trainer.engine.adapter.items():
-            array[...] = self.best[name]
+        copy_into(self.trainer.engine.adapter, self.best)
 
     def skipped(self) -> dict[str, str]:
         """Returns the images that could not be used, with the reason."""

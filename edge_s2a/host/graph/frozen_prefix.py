@@ -42,17 +42,14 @@ def split_features(graphs: dict[str, Graph], trained: set[str], frozen_parameter
 
 def acts_within(graph: Graph, trained: set[str], frozen_parameters: set[str]) -> bool:
     """Whether a node that depends on a trained tensor reads a frozen parameter, as it is stored or dequantised."""
-    of_image, of_adapter, of_parameters = {IMAGE}, set(trained), set(frozen_parameters)
+    of_image, of_trained = dependent(graph, trained)
+    of_parameters = set(frozen_parameters)
     for node in graph.nodes:
-        if node.operator == "Shape":
+        if node.operator == "Shape" or not of_parameters.intersection(node.inputs):
             continue
-        if of_adapter.intersection(node.inputs):
-            if of_parameters.intersection(node.inputs):
-                return True
-            of_adapter.update(node.outputs)
-        elif of_image.intersection(node.inputs):
-            of_image.update(node.outputs)
-        elif of_parameters.intersection(node.inputs):
+        if of_trained.intersection(node.inputs):
+            return True
+        if not of_image.intersection(node.inputs):
             of_parameters.update(node.outputs)
     return False
 
@@ -61,17 +58,23 @@ def features_of(graph: Graph, trained: set[str]) -> list[str]:
     """The values that depend on the image and on nothing trained, and are read by nodes that depend on it; views under
     the name of what they view. Sizes are none."""
     viewed = {node.outputs[0]: node.inputs[0] for node in graph.nodes if node.operator == VIEW}
-    of_image, of_adapter = {IMAGE}, set(trained)
-    found: dict[str, None] = {}
+    of_image, of_trained = dependent(graph, trained)
+    readers = [node for node in graph.nodes if node.operator != "Shape" and of_trained.intersection(node.inputs)]
+    return list(dict.fromkeys(origin(name, viewed) for node in readers for name in node.inputs if name in of_image))
+
+
+def dependent(graph: Graph, trained: set[str]) -> tuple[set[str], set[str]]:
+    """The values that depend on the image and on nothing trained, and those that depend on a trained tensor, `trained`
+    among them. Sizes depend on neither."""
+    of_image, of_trained = {IMAGE}, set(trained)
     for node in graph.nodes:
         if node.operator == "Shape":
             continue
-        if of_adapter.intersection(node.inputs):
-            found |= {origin(name, viewed): None for name in node.inputs if name in of_image}
-            of_adapter.update(node.outputs)
+        if of_trained.intersection(node.inputs):
+            of_trained.update(node.outputs)
         elif of_image.intersection(node.inputs):
             of_image.update(node.outputs)
-    return list(found)
+    return of_image, of_trained
 
 
 def origin(name: str, viewed: dict[str, str]) -> str:
