@@ -30,6 +30,8 @@ MEMORY_BUDGET = (
     "32MiB, whichever is more"
 )
 
+NO_ADAPTER = "none"
+
 # -- what several commands share ----------------------------------------------------------------------------
 
 
@@ -119,9 +121,15 @@ class PackOptions(Options):
     )
     adapter: str = option(
         "kinds of adapters to train: bias, prompt, side, lowrank, with options as in lowrank:rank=4; s2a: "
-        "bias+prompt+side; head: the head alone",
+        "bias+prompt+side; head: the head alone; none: nothing, the artifact only learns in one pass",
         default="bias",
         metavar="KIND[+KIND...]",
+    )
+    taps: str = option(
+        "blocks whose statistics learn uses: auto, all, last:N, or numbers such as 2,4,6; more take more memory and "
+        "time",
+        default="auto",
+        metavar="BLOCKS",
     )
     saved_bits: int | str = option(
         "bits of saved tensors; auto: 2, 4 or 8 for each, chosen by gradient error, 4 on average",
@@ -163,12 +171,20 @@ class PackOptions(Options):
         if self.saved_bits == AUTO and self.calibration is None:
             # Measured: bits allocated on synthetic images err more on photos than 4 bits for all.
             raise UserError("--saved-bits auto measures on images of your kind; give a folder of them as --calibration")
-        if self.num_classes is None and self.labels is None:
+        if self.adapter == NO_ADAPTER:
+            if self.num_classes is not None or self.labels is not None:
+                raise UserError(
+                    "--adapter none has no head, and learns its classes from the images; leave out --num-classes and "
+                    "--labels"
+                )
+        elif self.num_classes is None and self.labels is None:
             raise UserError("the number of classes is missing; give --num-classes N or --labels FILE")
 
     @property
     def class_count(self) -> int:
-        """Classes of the new head."""
+        """Classes of the new head; 0 without one."""
+        if self.adapter == NO_ADAPTER:
+            return 0
         return len(self.labels or ()) if self.num_classes is None else self.num_classes
 
 
