@@ -10,11 +10,11 @@ from edge_s2a.artifact import archive, program, tensors
 from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.manifest import FORMAT_VERSION, Manifest, Preprocessing
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient, tap
-from edge_s2a.artifact.program import INFERENCE, TAPS, TRAINING
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
+from edge_s2a.artifact.program import INFERENCE, TAPS, TRAINING
 from edge_s2a.artifact.signature import load_private_key
 from edge_s2a.host.adapters.inject import inject, starts_of
-from edge_s2a.host.adapters.kind import Starts
+from edge_s2a.host.adapters.kind import Starts, parameters_below
 from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.golden import OPTIMIZER, golden_step, golden_taps, normalized, random_target
 from edge_s2a.host.graph.frozen_prefix import shapes_of_features, split_features
@@ -30,7 +30,7 @@ from edge_s2a.host.scheme.calibration import calibration_images
 from edge_s2a.host.scheme.compute import choose_int8_layers
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.sources.preprocessing import preprocessing_of
-from edge_s2a.host.sources.timm import create_model
+from edge_s2a.host.sources.timm import classifier_names, create_model
 from edge_s2a.host.taps import Tap, capture_taps, find_taps, widths_of
 from edge_s2a.host.targets.onnxruntime.emit import to_onnx
 from edge_s2a.host.targets.onnxruntime.liveness import peak_live_bytes, plan_program, saved_bytes_per_image
@@ -169,6 +169,13 @@ def to_graph(
     return sink(remove_dead_code(graph), peak_live_bytes)
 
 
+def parameter_count(adapted: Adapted) -> int:
+    """Of the model, without a head that nothing reads."""
+    model = adapted.model
+    unread = [] if adapted.adapter else parameters_below(model, *classifier_names(model))
+    return sum(value.numel() for name, value in model.named_parameters() if name not in unread)
+
+
 def write_artifact(
     options: PackOptions,
     adapted: Adapted,
@@ -216,7 +223,7 @@ def write_artifact(
         low_rank_maps=starts.at_gradient,
         features=shapes_of_features(graphs),
         taps=adapted.tap_widths,
-        total_parameters=sum(parameter.numel() for parameter in model.parameters()) - (0 if adapter else unread_parameters(model)),
+        total_parameters=parameter_count(adapted),
         weight_format=options.weight_format,
         int8_layers=adapted.int8_layers,
         saved_bits=str(options.saved_bits),
