@@ -145,10 +145,10 @@ class OnnxRuntimeEngine:
         stream_weights: bool = False,
         arena_bytes: int | None = None,
     ):
-        """programs: those that will run, of artifact.program.ALL. stream_weights=True keeps in memory only those frozen weights
-        that one call reads. arena_bytes bounds all buffers together; None gives each graph an unbounded arena of its
-        own. Raises UserError if onnxruntime refuses a graph or the provider, ArenaExhausted if not even the constants
-        fit the arena."""
+        """programs: those that will run, of artifact.program.ALL. stream_weights=True keeps in memory only those frozen
+        weights that one call reads. arena_bytes bounds all buffers together; None gives each graph an unbounded arena
+        of its own. Raises UserError if onnxruntime refuses a graph or the provider, ArenaExhausted if not even the
+        constants fit the arena."""
         self.providers = execution_providers(settings.provider)
         self.classes = artifact.manifest.num_classes
         self.feature_shapes = artifact.manifest.features
