@@ -1,0 +1,46 @@
+"""What a device has learned in one pass, as plain data: the images it keeps, the sums of others, and the classifier."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_s2a.artifact.rows import Rows
+from edge_s2a.codec.features import Layout
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Images whose features are kept, the oldest first."""
+
+    digests: np.ndarray  # uint8 (images, DIGEST_BYTES): the first bytes of the SHA-256 of each image
+    labels: np.ndarray  # int64 (images,)
+    codes: Rows  # uint8 (images, Layout.row_bytes), see edge_s2a.codec.features
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Images of which only sums are left, over the features of the last `groups` groups."""
+
+    groups: int
+    gram: Rows  # float64 (columns (columns + 1) / 2,): the rows of the upper triangle of the sum of x x^T
+    sums: np.ndarray  # float64 (classes, columns): the sum of x over the images of each class
+    digests: np.ndarray  # uint8 (images, DIGEST_BYTES)
+    labels: np.ndarray  # int64 (images,)
+
+
+@dataclass(frozen=True)
+class State:
+    """All that was learned. Every class has an image, kept or folded; the classes are sorted by name."""
+
+    layout: Layout
+    classes: list[str]
+    kept: Kept
+    folded: Folded | None
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 (classes,): the images of each class."""
+        labels = [self.kept.labels] + ([self.folded.labels] if self.folded else [])
+        return np.bincount(np.concatenate(labels), minlength=len(self.classes))
