@@ -44,3 +44,28 @@ class State:
         """int64 (classes,): the images of each class."""
         labels = [self.kept.labels] + ([self.folded.labels] if self.folded else [])
         return np.bincount(np.concatenate(labels), minlength=len(self.classes))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the classifier does with images that were left out of it, one at a time: those that are kept, each with the
+    weight that makes its class count as often as it was learned. Classes of one image do not count."""
+
+    accuracy: float
+    log_loss: float  # of the probabilities
+    calibration_error: float  # expected, 15 bins
+
+
+@dataclass(frozen=True)
+class Head:
+    """The classifier: probabilities are softmax((weight x + bias) / temperature) of features x."""
+
+    classes: list[str]
+    weight: np.ndarray  # float32 (classes, width); 0 for features that are ignored
+    bias: np.ndarray  # float32 (classes,)
+    mean: np.ndarray  # float32 (width,), of each feature over all images
+    deviation: np.ndarray  # float32 (width,); 0 for features that are ignored
+    ridge: float  # lambda: what was added to the diagonal
+    temperature: float
+    images: int
+    measured: Measured | None  # None if no image can be left out

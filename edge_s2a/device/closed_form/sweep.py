@@ -58,7 +58,8 @@ def add_rows(matrix: SymmetricMatrix, first: int, last: int, rows: np.ndarray) -
 
 def invert(matrix: SymmetricMatrix, added: float) -> None:
     """Writes the inverse of the matrix, with `added` on its diagonal, into its lower blocks, of which the upper ones of
-    the diagonal blocks are valid, too. Raises numpy.linalg.LinAlgError if a block cannot be inverted."""
+    the diagonal blocks are valid, too. Raises numpy.linalg.LinAlgError if it is not
+    positive definite."""
     array, size = matrix.array, matrix.size
     for first, last in matrix.blocks():
         array[first:last, :first] = array[:first, first:last].T
@@ -69,6 +70,8 @@ def invert(matrix: SymmetricMatrix, added: float) -> None:
     for first, last in matrix.blocks():
         count = last - first
         pivot = np.linalg.inv(array[first:last, first:last])
+        if not (pivot.diagonal() > 0).all():
+            raise np.linalg.LinAlgError("the matrix is not positive definite")
         pivot += pivot.T.copy()
         pivot /= 2
         panel = columns[:, :count]

@@ -55,3 +55,10 @@ def test_memory_is_what_it_says(size, block):
     assert 0.9 * matrix_bytes(size, block) <= taken <= matrix_bytes(size, block) + 10_000
     limit = matrix_bytes(size, block) + invert_bytes(size, block)
     assert 0.8 * (limit - UFUNC_BYTES) <= peak <= limit
+
+
+def test_a_matrix_that_is_not_positive_definite_is_refused():
+    gram = random_gram(12)
+    gram[3, 7] = gram[7, 3] = 5
+    with pytest.raises(np.linalg.LinAlgError, match="not positive definite"):
+        invert(filled(gram, 4), 0.1)

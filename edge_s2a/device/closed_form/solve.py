@@ -1,0 +1,348 @@
+"""Ridge regression of class indicators on pooled features, in closed form, with exact leave-one-out.
+
+Z are the features of all images, standardised by their mean and deviation, d their number, T the class indicators less
+the share of each class, and lambda is added to the diagonal:
+
+    dual      K = Z Z^T / d    P = (K + lambda I)^-1    A = P T    weight = Z^T A / d
+    primal    M = Z^T Z / d    P = (M + lambda I)^-1               weight = P Z^T T / d
+
+The intercept is not penalised: scores are Z weight + shares. The score of an image that was left out, with the
+standardisation of all images, needs no second solution (Cook and Weisberg, Residuals and Influence in Regression, 1982;
+the term 1/n is the intercept's):
+
+    T_i - score_i = lambda A_i / (lambda P_ii - 1/n) = (T_i - Z_i weight) / (1 - 1/n - Z_i P Z_i^T / d)
+
+lambda is searched downhill in a grid, by the log loss of these scores at their best temperature.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_s2a.artifact.learned import Head, Measured, State
+from edge_s2a.codec.features import decode
+from edge_s2a.device.closed_form import sweep
+from edge_s2a.device.closed_form.calibration import (
+    best_temperature,
+    expected_calibration_error,
+    log_loss,
+    softmax,
+)
+from edge_s2a.device.closed_form.form import Form
+from edge_s2a.device.closed_form.state import packed_start
+from edge_s2a.errors import UserError
+
+GRID = tuple(10 ** (half / 2) for half in range(-8, 3))  # 1e-4 to 10
+DEFAULT_RIDGE, DEFAULT_TEMPERATURE = GRID[4], 0.1
+# A lambda is better if its loss is less by more than rounding.
+LEAST_GAIN = 1e-6
+# A feature is constant if its variance is no more than rounding of sums of its squares.
+CONSTANT = 1e-12
+IMPOSSIBLE = 1e-9
+LEAST_LEVERAGE = 1e-9
+NO_SUMS = "the sums that were learned are not those of any images; learn anew"
+
+
+class Standard(NamedTuple):
+    """Mean and deviation of the features in use, over all images."""
+
+    mean: np.ndarray  # float64 (columns,)
+    deviation: np.ndarray  # float64 (columns,); 0 for constant features
+    scale: np.ndarray  # float64 (columns,): 1 / deviation, or 0
+    sums: np.ndarray  # float64 (classes, columns): the sum of the standardised features of each class
+    counts: np.ndarray  # int (classes,)
+    features: int  # that are not constant
+
+
+class Fit(NamedTuple):
+    """What was found."""
+
+    weight: np.ndarray  # float64 (columns, classes), of standardised features
+    ridge: float
+    temperature: float
+    measured: Measured | None
+
+
+class Solution(NamedTuple):
+    """Of one lambda, with what it gives for images that are left out."""
+
+    loss: float  # log loss at the temperature
+    ridge: float
+    temperature: float
+    scores: np.ndarray  # float64 (kept, classes)
+    coefficients: np.ndarray  # of Ridge.weight
+
+
+class Ridge(NamedTuple):
+    """One of the two forms, with its matrix."""
+
+    # lambda -> (scores of the kept images when left out, float64 (kept, classes), coefficients)
+    left_out: Callable[[float], tuple[np.ndarray, np.ndarray]]
+    # coefficients -> weights of standardised features, float64 (columns, classes)
+    weight: Callable[[np.ndarray], np.ndarray]
+
+
+def solve(state: State, form: Form, ridge: float | None = None, previous: Head | None = None) -> Head:
+    """The classifier of all images of `state`.
+
+    ridge: lambda; without it, the best of GRID. previous: an earlier head of the state, whose lambda and temperature
+    are taken where no image is kept that could be left out. Raises UserError if there is no image, or if the sums are
+    not those of any images.
+    """
+    if not state.classes:
+        raise UserError("nothing was learned yet: there is no image; give --data with images")
+    standard = _standardise(state, form)
+    return _head(state, standard, _fit(state, form, standard, ridge, previous))
+
+
+def probabilities(head: Head, features: np.ndarray) -> np.ndarray:
+    """float32 (images, classes) of features float32 (images, width)."""
+    return softmax((features @ head.weight.T + head.bias) / np.float32(head.temperature))
+
+
+# -- features ------------------------------------------------------------------------------------------
+
+
+def _standardise(state: State, form: Form) -> Standard:
+    """From two passes over what is kept, and from the sums of what is folded."""
+    columns = state.layout.width - state.layout.first_column(form.groups)
+    classes, counts = len(state.classes), state.counts
+    images = counts.sum()
+    sums = np.zeros((classes, columns))
+    for rows, features in _blocks(state, form):
+        np.add.at(sums, state.kept.labels[rows], features)
+    dropped, squares = 0, np.zeros(columns)
+    if state.folded is not None:
+        dropped = state.folded.sums.shape[1] - columns
+        sums += state.folded.sums[:, dropped:]
+    mean = sums.sum(0) / images
+    if state.folded is not None:
+        all_columns = state.folded.sums.shape[1]
+        folded_sum, folded_images = state.folded.sums[:, dropped:].sum(0), len(state.folded.labels)
+        diagonal = np.array(
+            [state.folded.gram[start : start + 1][0] for start in _starts(dropped, all_columns)], np.float64
+        )
+        squares += diagonal - mean * (2 * folded_sum - folded_images * mean)
+    for _, features in _blocks(state, form):
+        features -= mean
+        squares += np.einsum("ij,ij->j", features, features)
+    variance = squares / images
+    if (variance < -IMPOSSIBLE * mean**2).any():
+        raise UserError(NO_SUMS)
+    variance[variance <= CONSTANT * (variance + mean**2)] = 0
+    deviation = np.sqrt(variance)
+    scale = np.divide(1, deviation, out=np.zeros(columns), where=deviation > 0)
+    sums -= counts[:, None] * mean
+    sums *= scale
+    return Standard(mean, deviation, scale, sums, counts, int(np.count_nonzero(deviation)))
+
+
+def _starts(first: int, columns: int) -> Iterator[int]:
+    """Yields where the rows from `first` on of a packed upper triangle start, which is on its diagonal."""
+    for row in range(first, columns):
+        yield packed_start(row, columns)
+
+
+def _blocks(state: State, form: Form, standard: Standard | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields (rows, features float64 (rows, columns)) of what is kept, some at a time; standardised if asked for."""
+    for start in range(0, len(state.kept.labels), form.block_rows):
+        rows = slice(start, min(start + form.block_rows, len(state.kept.labels)))
+        yield rows, _features(state, form, rows, standard)
+
+
+def _features(state: State, form: Form, rows: slice, standard: Standard | None) -> np.ndarray:
+    features = decode(state.kept.codes[rows], state.layout, form.groups).astype(np.float64)
+    if standard is not None:
+        features -= standard.mean
+        features *= standard.scale
+    return features
+
+
+# -- the two forms -------------------------------------------------------------------------------------
+
+
+def _dual(state: State, form: Form, standard: Standard) -> Ridge:
+    labels = state.kept.labels
+    count = len(labels)
+    matrix = sweep.zeros(count, form.block_rows)
+    for first, last in matrix.blocks():
+        left = _features(state, form, slice(first, last), standard)
+        for start, stop in matrix.blocks():
+            if start == first:
+                matrix.diagonal[first:last, : last - first] = left @ left.T / standard.features
+            elif start > first:
+                right = _features(state, form, slice(start, stop), standard)
+                np.matmul(left, right.T, out=matrix.array[first:last, start:stop])
+        matrix.array[first:last, last:] /= standard.features
+    targets = _targets(labels, standard.counts)
+
+    def left_out(ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        sweep.invert(matrix, ridge)
+        coefficients = sweep.product(matrix, targets)
+        leverage = np.maximum(ridge * matrix.array.diagonal() - 1 / count, LEAST_LEVERAGE)
+        scores = coefficients * (-ridge / leverage)[:, None]
+        scores[np.arange(count), labels] += 1
+        return scores, coefficients
+
+    def weight(coefficients: np.ndarray) -> np.ndarray:
+        result = np.zeros((len(standard.mean), len(standard.counts)))
+        for rows, features in _blocks(state, form, standard):
+            result += features.T @ coefficients[rows]
+        return result / standard.features
+
+    return Ridge(left_out, weight)
+
+
+def _primal(state: State, form: Form, standard: Standard) -> Ridge:
+    labels, images = state.kept.labels, standard.counts.sum()
+    columns = len(standard.mean)
+    matrix = sweep.zeros(columns, form.block_rows)
+    if state.folded is not None:
+        _add_folded(matrix, state, standard)
+    for _, features in _blocks(state, form, standard):
+        for first, last in matrix.blocks():
+            products = features[:, first:last].T @ features[:, first:]
+            products /= standard.features
+            sweep.add_rows(matrix, first, last, products)
+    targets = standard.sums.T / standard.features
+
+    def left_out(ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        sweep.invert(matrix, ridge)
+        weight = sweep.product(matrix, targets)
+        scores = np.empty((len(labels), len(standard.counts)))
+        shares = standard.counts / images
+        for rows, features in _blocks(state, form, standard):
+            leverage = np.einsum("ij,ji->i", features, sweep.product(matrix, features.T))
+            leverage = np.maximum(1 - 1 / images - leverage / standard.features, LEAST_LEVERAGE)
+            block = features @ weight
+            block += shares
+            # What was left out predicts y - (y - score) / leverage.
+            block /= leverage[:, None]
+            block[np.arange(len(block)), labels[rows]] += 1 - 1 / leverage
+            scores[rows] = block
+        return scores, weight
+
+    return Ridge(left_out, lambda coefficients: coefficients)
+
+
+def _add_folded(matrix: sweep.SymmetricMatrix, state: State, standard: Standard) -> None:
+    """Adds the products of the folded images' standardised features to the upper blocks of `matrix`."""
+    folded = state.folded
+    assert folded is not None
+    columns, all_columns = matrix.size, folded.sums.shape[1]
+    dropped = all_columns - columns
+    total, images = folded.sums[:, dropped:].sum(0), len(folded.labels)
+    scale = standard.scale / np.sqrt(standard.features)
+    for first, last in matrix.blocks():
+        begin = packed_start(dropped + first, all_columns)
+        packed = folded.gram[begin : packed_start(dropped + last, all_columns)]
+        rows = np.zeros((last - first, columns - first))
+        for number in range(last - first):
+            start = packed_start(dropped + first + number, all_columns) - begin
+            rows[number, number:] = packed[start : start + columns - first - number]
+            rows[number, :number] = rows[:number, number]
+        del packed
+        # The sum of (x - mean)(x - mean)^T.
+        for number, row in enumerate(rows):
+            column = first + number
+            row -= standard.mean[column] * (total[first:] - images * standard.mean[first:])
+            row -= total[column] * standard.mean[first:]
+            row *= scale[column] * scale[first:]
+        sweep.add_rows(matrix, first, last, rows)
+
+
+def _targets(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """float64 (images, classes): indicators less shares."""
+    targets = np.tile(-counts / counts.sum(), (len(labels), 1))
+    targets[np.arange(len(labels)), labels] += 1
+    return targets
+
+
+# -- lambda and temperature ----------------------------------------------------------------------------
+
+
+def _fit(state: State, form: Form, standard: Standard, ridge: float | None, previous: Head | None) -> Fit:
+    counts, labels = standard.counts, state.kept.labels
+    default = (previous.ridge, previous.temperature) if previous else (DEFAULT_RIDGE, DEFAULT_TEMPERATURE)
+    if len(counts) == 1 or not standard.features:
+        return Fit(np.zeros((len(standard.mean), len(counts))), ridge or default[0], default[1], None)
+    weights = _weights(labels, counts)
+    try:
+        solver = (_dual if form.kind == "dual" else _primal)(state, form, standard)
+        if weights is None:
+            chosen = ridge or default[0]
+            return Fit(solver.weight(solver.left_out(chosen)[1]), chosen, default[1], None)
+        found = _search(solver, labels, weights, ridge)
+    except np.linalg.LinAlgError as error:
+        raise UserError(NO_SUMS) from error
+    measured = Measured(
+        float(weights @ (found.scores.argmax(1) == labels)),
+        found.loss,
+        expected_calibration_error(found.scores, labels, weights, found.temperature),
+    )
+    return Fit(solver.weight(found.coefficients), found.ridge, found.temperature, measured)
+
+
+def _weights(labels: np.ndarray, counts: np.ndarray) -> np.ndarray | None:
+    """float64 (kept,), of sum 1: each class counts as often as it was learned, however much of it is kept. Classes of
+    one image do not count, because what is left knows nothing of them. None unless two others are kept: of a single
+    class the best lambda is the one that knows no other."""
+    kept = np.bincount(labels, minlength=len(counts))
+    by_class = np.where(counts > 1, counts, 0) / np.maximum(kept, 1)
+    if np.count_nonzero(by_class * kept) < 2:
+        return None
+    weights = by_class[labels]
+    return weights / weights.sum()
+
+
+def _search(solver: Ridge, labels: np.ndarray, weights: np.ndarray, ridge: float | None) -> Solution:
+    """The solution at `ridge`, or else the one with the least loss: from the default to smaller values of the grid as
+    long as it decreases, or else to larger ones."""
+
+    def at(value: float) -> Solution:
+        scores, coefficients = solver.left_out(value)
+        temperature = best_temperature(scores, labels, weights)
+        return Solution(log_loss(scores, labels, weights, temperature), value, temperature, scores, coefficients)
+
+    if ridge is not None:
+        return at(ridge)
+    middle = GRID.index(DEFAULT_RIDGE)
+    best = at(GRID[middle])
+    for direction in (GRID[middle - 1 :: -1], GRID[middle + 1 :]):
+        for value in direction:
+            before = best
+            best = _better(at(value), before)
+            if best is before:
+                break
+        if best.ridge != GRID[middle]:
+            break
+    return best
+
+
+def _better(tried: Solution, best: Solution) -> Solution:
+    return tried if tried.loss < best.loss * (1 - LEAST_GAIN) else best
+
+
+def _head(state: State, standard: Standard, fit: Fit) -> Head:
+    """The head of weights on features as they are."""
+    width = state.layout.width
+    raw = fit.weight.T * standard.scale
+    bias = standard.counts / standard.counts.sum() - raw @ standard.mean
+
+    def all_features(values: np.ndarray) -> np.ndarray:
+        result = np.zeros((*values.shape[:-1], width), np.float32)
+        result[..., width - values.shape[-1] :] = values
+        return result
+
+    return Head(
+        classes=list(state.classes),
+        weight=all_features(raw),
+        bias=bias.astype(np.float32),
+        mean=all_features(standard.mean),
+        deviation=all_features(standard.deviation),
+        ridge=fit.ridge,
+        temperature=fit.temperature,
+        images=int(standard.counts.sum()),
+        measured=fit.measured,
+    )

@@ -1,0 +1,365 @@
+"""The classifier against a reference that shares nothing with it: least squares on augmented rows, and refits.
+
+Heads are compared by their logits on other images, in float32: to 1e-5 of the largest (weights and bias are rounded to
+float32 once; the two sides sum up in another order, which float64 with condition numbers up to 1e5 keeps below that).
+"""
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_s2a.codec.features import decode
+from edge_s2a.device.closed_form import solve as solving
+from edge_s2a.device.closed_form.form import BLOCKS, Form, choose_form, work_bytes
+from edge_s2a.device.closed_form.solve import GRID, probabilities, solve
+from edge_s2a.device.closed_form.state import add, empty, fold, forget_class, forget_image, merge, rename
+from edge_s2a.errors import UserError
+from tests.device.closed_form.images import TAPS, digest_of, features_of, images_of, layout_of
+
+LAYOUT = layout_of()
+NAMES = ["cat", "dog", "bee"]
+FORMS = {"dual": Form("dual", 3, 8, 0), "primal": Form("primal", 3, 8, 0)}
+FRESH = np.array([features_of(number, number % 3, LAYOUT) for number in range(900, 930)])
+
+
+def learned(numbers, labels, layout=LAYOUT, names=NAMES):
+    return add(empty(layout), names, images_of(numbers, labels, layout))[0]
+
+
+def decoded(state, groups=3):
+    rows = state.kept.codes[0 : len(state.kept.codes)]
+    return decode(rows, state.layout, groups).astype(np.float64), state.kept.labels
+
+
+def least_squares(z, labels, classes, ridge, features):
+    """(weights of z, intercepts) that minimise |Y - z w - b|^2 + ridge features |w|^2: rows of the penalty below z."""
+    count, columns = z.shape
+    rows = np.block([[z, np.ones((count, 1))], [np.sqrt(ridge * features) * np.eye(columns), np.zeros((columns, 1))]])
+    targets = np.concatenate([np.eye(classes)[labels], np.zeros((columns, classes))])
+    solution = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    return solution[:-1], solution[-1]
+
+
+def standardised(x):
+    deviation = x.std(0)
+    return np.where(deviation > 0, (x - x.mean(0)) / np.where(deviation > 0, deviation, 1), 0), (deviation > 0).sum()
+
+
+def logits(head, features=FRESH):
+    return features @ head.weight.T + head.bias
+
+
+def assert_same(head, expected, tolerance=1e-5):
+    assert head.classes == expected.classes
+    reference = logits(expected)
+    np.testing.assert_allclose(logits(head), reference, rtol=0, atol=tolerance * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("format", ["float16", "int8"])
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("count", [7, 40])
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2, 10])
+def test_weights_are_those_of_least_squares(format, kind, count, ridge):
+    layout = layout_of(format)
+    state = learned(range(count), [number % 3 for number in range(count)], layout)
+    head = solve(state, FORMS[kind], ridge)
+    x, labels = decoded(state)
+    z, features = standardised(x)
+    weight, intercept = least_squares(z, labels, 3, ridge, features)
+    expected = ((FRESH - x.mean(0)) / x.std(0)) @ weight + intercept
+    np.testing.assert_allclose(logits(head), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(head.mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(head.deviation, x.std(0), rtol=1e-6)
+    assert (head.images, head.ridge, head.classes) == (count, ridge, ["bee", "cat", "dog"])
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("count", [9, 40])
+@pytest.mark.parametrize("ridge", [1e-3, 1.0])
+def test_scores_of_what_is_left_out_are_those_of_refits(kind, count, ridge, monkeypatch):
+    """Each refit knows all images but one, at the standardisation of all."""
+    seen = {}
+    best = solving.best_temperature
+    monkeypatch.setattr(
+        solving, "best_temperature", lambda scores, *rest: seen.setdefault("s", scores) is None or best(scores, *rest)
+    )
+    state = learned(range(count), [number % 3 for number in range(count)])
+    head = solve(state, FORMS[kind], ridge)
+    x, labels = decoded(state)
+    z, features = standardised(x)
+    expected = np.empty((count, 3))
+    for number in range(count):
+        others = np.arange(count) != number
+        weight, intercept = least_squares(z[others], labels[others], 3, ridge, features)
+        expected[number] = z[number] @ weight + intercept
+    np.testing.assert_allclose(seen["s"], expected, rtol=0, atol=1e-8 * np.abs(expected).max())
+    assert head.measured.accuracy == pytest.approx((expected.argmax(1) == labels).mean())
+
+
+def test_what_is_left_out_of_folded_states_is_what_is_kept(monkeypatch):
+    """With weights that make each class count as often as it was learned."""
+    seen = []
+    best = solving.best_temperature
+    monkeypatch.setattr(solving, "best_temperature", lambda *given: seen.append(given) or best(*given))
+    whole = learned(range(30), [0] * 18 + [1] * 9 + [2] * 3)
+    state = fold(whole, 12)
+    assert np.bincount(state.kept.labels).tolist() == [3, 7, 8]
+    solve(whole, FORMS["primal"], 0.01)
+    solve(state, FORMS["primal"], 0.01)
+    (all_scores, _, _), (scores, labels, weights) = seen
+    rows = [row for row in range(30) if digest_of(row) in {digest.tobytes() for digest in state.kept.digests}]
+    np.testing.assert_allclose(scores, all_scores[rows], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(np.bincount(labels, weights), np.array([3, 18, 9]) / 30, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 0.1])
+@pytest.mark.parametrize("count", [8, 30])
+def test_dual_primal_and_folded_give_the_same_head(ridge, count):
+    state = learned(range(count), [number % 3 for number in range(count)])
+    expected = solve(state, FORMS["dual"], ridge)
+    assert_same(solve(state, FORMS["primal"], ridge), expected)
+    for folded in (1, count // 2, count):
+        assert_same(solve(fold(state, folded), FORMS["primal"], ridge), expected)
+    for block in (1, 3, 64):
+        assert_same(solve(state, replace(FORMS["dual"], block_rows=block), ridge), expected)
+        assert_same(solve(fold(state, count // 3), replace(FORMS["primal"], block_rows=block), ridge), expected)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_fewer_groups_are_a_model_of_these_alone(groups):
+    state = learned(range(20), [number % 3 for number in range(20)])
+    first = LAYOUT.first_column(groups)
+    few = learned(range(20), [number % 3 for number in range(20)])
+    taps = dict(list(TAPS.items())[-groups:])
+    codes = few.kept.codes[0:20][:, 2 * first :].copy()
+    alone = replace(few, layout=layout_of(taps=taps), kept=replace(few.kept, codes=codes))
+    expected = solve(alone, Form("dual", groups, 8, 0), 0.01)
+    for form, learned_state in (
+        ("dual", state),
+        ("primal", state),
+        ("primal", fold(state, 9)),
+        ("primal", fold(state, 9, groups)),
+    ):
+        head = solve(learned_state, Form(form, groups, 8, 0), 0.01)
+        np.testing.assert_array_equal(head.weight[:, :first], 0)
+        np.testing.assert_array_equal(head.deviation[:first], 0)
+        reference = logits(expected, FRESH[:, first:])
+        np.testing.assert_allclose(logits(head), reference, rtol=0, atol=1e-5 * np.abs(reference).max())
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_features_that_never_change_are_ignored(kind):
+    layout = layout_of()
+    images = images_of(range(20), [number % 3 for number in range(20)], layout)
+    halves = images.codes.view("<f2").copy()
+    halves[:, 4] = 123.4
+    state = add(empty(layout), NAMES, replace(images, codes=halves.view(np.uint8)))[0]
+    for some in [state, fold(state, 10)] if kind == "primal" else [state]:
+        head = solve(some, FORMS[kind], 0.01)
+        assert head.deviation[4] == 0
+        np.testing.assert_array_equal(head.weight[:, 4], 0)
+        x, labels = decoded(state)
+        z, features = standardised(x)
+        assert features == layout.width - 1
+        weight, intercept = least_squares(z, labels, 3, 0.01, features)
+        expected = np.argmax(z @ weight + intercept, 1)
+        np.testing.assert_array_equal(logits(head, x.astype(np.float32)).argmax(1), expected)
+
+
+def test_lambda_has_the_least_loss_among_its_neighbours():
+    tried = set()
+    for labels_are_noise, count in ((False, 60), (True, 60), (False, 12)):
+        rng = np.random.default_rng(1)
+        labels = rng.integers(0, 3, count) if labels_are_noise else np.arange(count) % 3
+        images = images_of(range(count), [number % 3 for number in range(count)], LAYOUT)
+        state = add(empty(LAYOUT), NAMES, replace(images, labels=labels))[0]
+        form = choose_form(count, None, LAYOUT, 3, 1 << 24)
+        losses = [solve(state, form, value).measured.log_loss for value in GRID]
+        head = solve(state, form)
+        place = GRID.index(head.ridge)
+        assert losses[place] == pytest.approx(min(losses[max(0, place - 1) : place + 2]), rel=1e-6)
+        assert head.measured == solve(state, form, head.ridge).measured
+        tried.add(place)
+    assert len(tried) > 1
+
+
+# -- any order, any partition --------------------------------------------------------------------------
+
+STEPS = st.sampled_from(["add", "add", "add", "fold", "new device"])
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), count=st.integers(8, 40), folds=st.booleans())
+def test_any_order_and_partition_gives_the_head_of_everything_at_once(data, count, folds):
+    """At the same lambda; where all images are kept, lambda, temperature and what is measured are the same as well."""
+    images = {number: number % 3 for number in range(count)}
+    forgotten = {number: number % 3 for number in range(100, 100 + data.draw(st.integers(0, 3)))}
+    devices = [empty(LAYOUT)]
+    everything = data.draw(st.permutations([*images, *forgotten]))
+    place = 0
+    while place < len(everything):
+        step = data.draw(STEPS)
+        if step == "new device":
+            devices.append(empty(LAYOUT))
+        elif step == "fold" and folds:
+            some = fold(devices[-1], data.draw(st.integers(1, 6)))
+            if (
+                not any(digest_of(number) in {d.tobytes() for d in some.folded.digests} for number in forgotten)
+                if some.folded
+                else True
+            ):
+                devices[-1] = some
+        some = everything[place : place + data.draw(st.integers(1, 8))]
+        place += len(some)
+        labels = [number % 3 for number in some]
+        names = ["cat", "doe", "bee"] if data.draw(st.booleans()) else ["cat", "dog", "bee"]
+        devices[-1] = add(devices[-1], names, images_of(some, labels, LAYOUT))[0]
+    state = devices[0]
+    for other in devices[1:]:
+        state = merge(other, state) if data.draw(st.booleans()) else merge(state, other)
+    if "doe" in state.classes:
+        state = rename(state, "doe", "dog")
+    for number in forgotten:
+        state = forget_image(state, digest_of(number).hex())
+    expected_state = learned(list(images), list(images.values()))
+    expected = solve(expected_state, choose_form(count, None, LAYOUT, 3, 1 << 24))
+    folded_groups = None if state.folded is None else state.folded.groups
+    form = choose_form(len(state.kept.labels), folded_groups, LAYOUT, 3, 1 << 24)
+    head = solve(state, form, expected.ridge)
+    assert_same(head, expected)
+    np.testing.assert_allclose(head.mean, expected.mean, rtol=1e-6)
+    np.testing.assert_allclose(head.deviation, expected.deviation, rtol=1e-6)
+    if state.folded is None:
+        again = solve(state, form)
+        assert again.ridge == expected.ridge
+        assert again.temperature == pytest.approx(expected.temperature, rel=1e-6)
+        assert again.measured.log_loss == pytest.approx(expected.measured.log_loss, rel=1e-6)
+        assert again.measured.accuracy == pytest.approx(expected.measured.accuracy)
+
+
+def test_a_class_that_is_forgotten_leaves_the_head_of_the_others():
+    images = {number: number % 3 for number in range(30)}
+    state = forget_class(learned(list(images), list(images.values())), "dog")
+    others = {number: label for number, label in images.items() if label != 1}
+    expected = solve(learned(list(others), list(others.values())), FORMS["dual"])
+    assert_same(solve(state, FORMS["dual"]), expected)
+    assert expected.classes == ["bee", "cat"]
+
+
+# -- few images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("labels", [[0], [0, 0, 0], [0, 1], [0, 0, 1], [0, 1, 2, 2], [0, 0, 1, 1]])
+def test_few_images_give_a_head_that_knows_them(kind, labels):
+    """With one class it is certain. Nothing is measured unless two classes have images that can be left out."""
+    state = learned(range(len(labels)), labels)
+    head = solve(state, FORMS[kind])
+    x, kept = decoded(state)
+    rows = probabilities(head, x.astype(np.float32))
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(rows.argmax(1), kept)
+    can_leave_out = (np.bincount(labels) > 1).sum() > 1
+    assert (head.measured is None) == (not can_leave_out)
+    assert head.temperature > 0
+    if len(set(labels)) == 1:
+        np.testing.assert_array_equal(rows, 1)
+
+
+def test_equal_images_give_the_shares_of_their_classes():
+    images = images_of([0] * 4, [0] * 4, LAYOUT)
+    digests = np.arange(64, dtype=np.uint8).reshape(4, 16)
+    state = add(empty(LAYOUT), NAMES, replace(images, digests=digests, labels=np.array([0, 0, 0, 1])))[0]
+    for kind in FORMS:
+        head = solve(state, FORMS[kind])
+        np.testing.assert_allclose(logits(head), np.tile([0.75, 0.25], (len(FRESH), 1)), rtol=1e-6)
+
+
+def test_where_nothing_is_kept_lambda_and_temperature_stay():
+    whole = learned(range(30), [number % 3 for number in range(30)])
+    before = solve(whole, FORMS["primal"], 0.1)
+    head = solve(fold(whole, 30), FORMS["primal"], previous=before)
+    assert (head.ridge, head.temperature, head.measured) == (0.1, before.temperature, None)
+    assert_same(head, before)
+    alone = solve(fold(whole, 30), FORMS["primal"])
+    assert (alone.ridge, alone.temperature) == (solving.DEFAULT_RIDGE, solving.DEFAULT_TEMPERATURE)
+
+
+def test_nothing_learned_is_said_so():
+    with pytest.raises(UserError, match="nothing was learned yet"):
+        solve(empty(LAYOUT), FORMS["dual"])
+
+
+def test_sums_of_no_images_are_refused():
+    state = fold(learned(range(30), [number % 3 for number in range(30)]), 30)
+    gram = state.folded.gram.copy()
+    for place in (0, 1):  # a square that is too small, a product that is too large
+        wrong = gram.copy()
+        wrong[place] = 1e6 * place
+        with pytest.raises(UserError, match="not those of any images"):
+            solve(replace(state, folded=replace(state.folded, gram=wrong)), FORMS["primal"])
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["float16", "int8"])
+@pytest.mark.parametrize(
+    ("kind", "count", "width", "classes", "folded"),
+    [
+        ("dual", 700, 900, 4, 0),
+        ("dual", 300, 2000, 100, 0),
+        ("dual", 60, 3000, 5, 0),
+        ("primal", 900, 600, 4, 0),
+        ("primal", 500, 700, 60, 300),
+        ("primal", 1500, 150, 50, 100),
+    ],
+)
+@pytest.mark.parametrize("block", [32, 256])
+def test_memory_is_what_the_form_says(format, kind, count, width, classes, folded, block):
+    layout = layout_of(format, {"a": width // 3, "b": width - width // 3})
+    labels = np.arange(count) % classes
+    state = learned(range(count), labels.tolist(), layout, [f"{label:03}" for label in range(classes)])
+    state = fold(state, folded)
+    groups, kept = 2, len(state.kept.labels)
+    form = Form(kind, groups, block, work_bytes(kind, kept, groups, block, layout, classes))
+    tracemalloc.start()
+    solve(state, form, 0.01)
+    one = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    solve(state, form)
+    peak = max(one, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert 0.6 * form.work_bytes <= peak <= form.work_bytes
+
+
+def test_the_form_is_dual_while_images_are_fewer_than_features():
+    taps = {f"blocks.{number}:mean": 100 for number in range(4)}
+    layout = layout_of(taps=taps)
+    plenty = 1 << 30
+    assert choose_form(400, None, layout, 5, plenty).kind == "dual"
+    assert choose_form(401, None, layout, 5, plenty).kind == "primal"
+    assert choose_form(10, 4, layout, 5, plenty).kind == "primal"
+    assert choose_form(10, 2, layout, 5, plenty).groups == 2
+    whole = choose_form(3000, None, layout, 5, plenty)
+    assert (whole.groups, whole.block_rows) == (4, BLOCKS[0])
+
+
+def test_with_less_memory_blocks_become_smaller_and_then_features_fewer():
+    taps = {f"blocks.{number}:mean": 100 for number in range(4)}
+    layout = layout_of(taps=taps)
+    available = choose_form(3000, None, layout, 5, 1 << 30).work_bytes
+    seen = []
+    while (form := choose_form(3000, None, layout, 5, available)) is not None:
+        assert form.work_bytes <= available
+        seen.append((form.groups, form.block_rows))
+        available = form.work_bytes - 1
+    assert seen == sorted(seen, reverse=True)
+    assert {groups for groups, _ in seen} == {1, 2, 3, 4}
+    assert {blocks for _, blocks in seen} == set(BLOCKS)
+    assert choose_form(3000, None, layout, 5, 0) is None
