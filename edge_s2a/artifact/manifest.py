@@ -13,8 +13,9 @@ from typing import Any, get_args, get_origin
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 MOST_FEATURES = 1 << 26  # values per image; a ViT-L at 512 px has three million
+MOST_TAPS = 1 << 20  # values per image; all blocks of a ViT-L have a hundred thousand
 GOLDEN_OPTIMIZER = {"lr", "beta1", "beta2", "epsilon", "weight_decay"}
 
 
@@ -40,14 +41,15 @@ class Manifest:
     producer: str
     model: str
     model_kwargs: dict[str, Any]
-    num_classes: int
+    num_classes: int  # of the head; 0 where the artifact has none
     labels: list[str] | None
     preprocessing: Preprocessing
-    adapter: list[str]  # structural modules, e.g. ["bias"]
+    adapter: list[str]  # structural modules, e.g. ["bias"]; none where nothing can be trained
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     head: list[str]  # layers of the adapter that may start at class means: linear, with bias, their mean the logits
     low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
     features: dict[str, list[int]]  # shape per image of what "training" and "inference" read instead of it
+    taps: dict[str, int]  # statistic of a block that the program "taps" gives, in order -> its numbers per image
     total_parameters: int
     weight_format: str
     int8_layers: list[str]  # linear layers whose products are computed in int8
@@ -57,6 +59,16 @@ class Manifest:
     saved_bytes_per_image: int
     golden_optimizer: dict[str, float]  # of the golden update: lr, beta1, beta2, epsilon, weight_decay
     members: dict[str, dict[str, Any]]  # name -> bytes, sha256; every member but the manifest
+
+    @property
+    def can_train(self) -> bool:
+        """Whether the artifact has a training program; without one it only learns in one pass."""
+        return bool(self.adapter)
+
+    @property
+    def tap_count(self) -> int:
+        """Numbers per image that the program "taps" gives."""
+        return sum(self.taps.values())
 
     @property
     def trainable_parameters(self) -> int:
@@ -107,7 +119,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         shapes = manifest.features.values()
         if any(min(shape, default=0) < 1 for shape in shapes) or sum(map(math.prod, shapes)) > MOST_FEATURES:
             raise ValueError(f"features are {str(manifest.features)[:100]}")
-        if manifest.trainable_parameters < 1 or min(manifest.preprocessing.image_size) < 1:
+        if not manifest.taps or min(manifest.taps.values()) < 1 or sum(manifest.taps.values()) > MOST_TAPS:
+            raise ValueError(f"taps are {str(manifest.taps)[:100]}")
+        if not bool(manifest.adapter) == bool(manifest.adapter_shapes) == (manifest.num_classes > 0):
+            raise ValueError("adapter, its shapes and the number of classes disagree")
+        if (manifest.adapter and manifest.trainable_parameters < 1) or min(manifest.preprocessing.image_size) < 1:
             raise ValueError("impossible numbers")
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,7 @@ LOSS = "loss"  # float32 ()
 LOGITS = "logits"  # float32 (batch, classes)
 
 
-GRADIENT, FEATURE = "gradient:", "feature:"
+GRADIENT, FEATURE, TAP = "gradient:", "feature:", "tap:"
 
 
 def gradient(name: str) -> str:
@@ -19,6 +19,11 @@ def feature(number: int) -> str:
     return f"{FEATURE}{number}"
 
 
+def tap(name: str) -> str:
+    """The output of the program "taps" that holds the statistic `name` of `Manifest.taps`, float32 (batch, width)."""
+    return TAP + name
+
+
 def is_result(name: str) -> bool:
     """Whether a value of a program is one of its outputs."""
-    return name in (LOSS, LOGITS) or name.startswith((GRADIENT, FEATURE))
+    return name in (LOSS, LOGITS) or name.startswith((GRADIENT, FEATURE, TAP))

@@ -5,13 +5,20 @@ once for each block with the weights of that block.
 """
 
 import json
+from collections.abc import Collection
 from typing import NamedTuple
 
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
 
-PROGRAMS = ("training", "inference")
-FEATURES = "features"  # computes what the other programs read of an image, in artifacts that have it
+TRAINING = "training"  # loss, logits and gradients
+INFERENCE = "inference"  # logits
+FEATURES = "features"  # computes what these two read of an image, in artifacts that have it
+TAPS = "taps"  # statistics of the backbone's blocks, and logits in artifacts that can be trained; reads the image
+TO_TRAIN = (TRAINING, INFERENCE, FEATURES)
+TO_INFER = (INFERENCE, FEATURES)
+TO_LEARN = (TAPS,)
+ALL = (*TO_TRAIN, *TO_LEARN)
 
 
 class Call(NamedTuple):
@@ -25,6 +32,11 @@ class Call(NamedTuple):
 Program = list[Call]
 
 
+def are_complete(names: Collection[str]) -> bool:
+    """Whether programs of these names make an artifact: one that is trained, or one that only learns in one pass."""
+    return set(names) - {FEATURES} == {TRAINING, INFERENCE, TAPS} or set(names) == {TAPS}
+
+
 def to_json(programs: dict[str, Program]) -> bytes:
     """program name -> [[graph, [input, ...], [output, ...]], ...]"""
     return json.dumps(programs, separators=(",", ":")).encode()
@@ -34,7 +46,7 @@ def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
     """Inverse of `to_json`. Raises UserError unless the calls name graphs that exist and make each value once."""
     try:
         programs = {name: [Call(*row) for row in rows] for name, rows in parse_json(text).items()}
-        if set(programs) - {FEATURES} != set(PROGRAMS):
+        if not are_complete(programs):
             raise ValueError(f"programs {sorted(programs)}")
         for calls in programs.values():
             if not calls or not all(isinstance(call.graph, int) and 0 <= call.graph < graph_count for call in calls):

@@ -1,6 +1,8 @@
 """Loads an artifact within a memory budget: measure, plan, load. Nothing else on the device knows which engine runs."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -8,6 +10,7 @@ import psutil
 from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE
+from edge_s2a.artifact.program import ALL, TO_INFER, TO_TRAIN
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.collate import Collator
 from edge_s2a.device.engine.base import Engine, EngineSettings
@@ -24,6 +27,7 @@ from edge_s2a.device.memory.budget import (
 )
 from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
 from edge_s2a.device.runtime import Runtime
+from edge_s2a.errors import UserError
 from edge_s2a.plan.arena import preferred_arena_bytes
 from edge_s2a.plan.lifetimes import GraphPlan, with_threads
 from edge_s2a.plan.verify import verified_plans
@@ -46,45 +50,88 @@ def start_engine(provider: str, threads: int | None) -> EngineSettings:
     return EngineSettings(THREAD_POOL.share(threads or default_threads()), provider)
 
 
+class Measurement(NamedTuple):
+    """An artifact, and what its graphs take in this process: what a plan is made from."""
+
+    artifact: Artifact
+    graphs: dict[str, GraphPlan]  # the memory plans of the programs that will run
+    weights: Weights
+    measured: Measured
+
+    def plan(self, budget_bytes: int, batch_size: int, held_bytes: dict[str, int]) -> MemoryPlan:
+        """See `make_plan`."""
+        manifest = self.artifact.manifest
+        return make_plan(manifest, self.graphs, self.weights, self.measured, budget_bytes, batch_size, held_bytes)
+
+
+def measure_loaded(path: Path, settings: EngineSettings, programs: Collection[str]) -> Measurement:
+    """Loads the graphs of these programs to measure them, and runs nothing. Takes tenths of a second."""
+    make_allocator_predictable()
+    libraries_bytes = resident_bytes()
+    artifact = Artifact(path)
+    graphs = _planned_graphs(artifact, settings.threads, programs)
+    engine = OnnxRuntimeEngine(artifact, settings, programs)
+    measured = measure(libraries_bytes)  # while there is an engine to measure
+    return Measurement(artifact, graphs, Weights(engine.weight_bytes, engine.streamed_weight_bytes), measured)
+
+
 def load(
     path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
 ) -> Runtime:
     """Loads an artifact for training with `optimizer`, or for inference alone without one.
 
     Where the machine has less memory than the budget right now, the plan is for what it has. Raises BudgetError if not
-    even one image at a time fits.
+    even one image at a time fits, UserError if the artifact cannot be trained.
 
     The graphs are loaded twice: once to measure what they take, then with the engine's arena limited to what the plan
-    needs. Loading takes tenths of a second.
+    needs.
     """
-    plan = plan_memory(path, budget_bytes, batch_size, settings, optimizer)
-    plan.require()
-    smaller_bytes = smaller_budget(plan, attainable_bytes(), resident_bytes())
-    if smaller_bytes is not None:
-        plan = plan_memory(path, smaller_bytes, batch_size, settings, optimizer)
-        plan.require()
-    artifact = Artifact(path)
-    engine = OnnxRuntimeEngine(
-        artifact,
-        settings,
-        training=optimizer is not None,
-        stream_weights=plan.streams_weights,
-        arena_bytes=plan.arena_bytes,
-    )
-    return Runtime(artifact, engine, plan, _collator(artifact, engine, plan))
+    measurement = _measure_to_run(path, settings, optimizer)
+    plan = within_budget(lambda limit: _plan(measurement, limit, batch_size, optimizer), budget_bytes)
+    return load_planned(path, settings, TO_TRAIN if optimizer else TO_INFER, plan)
 
 
 def plan_memory(
     path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
 ) -> MemoryPlan:
-    """What `load` would run with the same arguments. Loads the graphs to measure them, and runs nothing."""
-    make_allocator_predictable()
-    libraries_bytes = resident_bytes()
+    """What `load` would run with the same arguments."""
+    return _plan(_measure_to_run(path, settings, optimizer), budget_bytes, batch_size, optimizer)
+
+
+def within_budget(plan_for: Callable[[int], MemoryPlan], budget_bytes: int) -> MemoryPlan:
+    """`plan_for(budget_bytes)`, or the plan for what the machine has where that is less right now. Raises BudgetError
+    if not even one image at a time fits."""
+    plan = plan_for(budget_bytes)
+    plan.require()
+    smaller_bytes = smaller_budget(plan, attainable_bytes(), resident_bytes())
+    if smaller_bytes is not None:
+        plan = plan_for(smaller_bytes)
+        plan.require()
+    return plan
+
+
+def load_planned(path: Path, settings: EngineSettings, programs: Collection[str], plan: MemoryPlan) -> Runtime:
+    """Loads these programs with the memory that the plan gives them."""
     artifact = Artifact(path)
-    graphs = _planned_graphs(artifact, settings.threads, training=optimizer is not None)
-    measured, weights = _measure_loaded(artifact, settings, optimizer is not None, libraries_bytes)
-    optimizer_bytes = bytes_of_optimizer(artifact.manifest, optimizer) if optimizer else 0
-    return make_plan(artifact.manifest, graphs, weights, measured, budget_bytes, batch_size, optimizer_bytes)
+    engine = OnnxRuntimeEngine(
+        artifact, settings, programs, stream_weights=plan.streams_weights, arena_bytes=plan.arena_bytes
+    )
+    return Runtime(artifact, engine, plan, _collator(artifact, engine, plan))
+
+
+def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None) -> Measurement:
+    manifest = Artifact(path).manifest
+    if not manifest.can_train:
+        raise UserError(
+            f"{path} has no adapter, it only learns in one pass: use edge-s2a learn, and the knowledge file that it "
+            "writes as --adapter, or repack without --adapter none"
+        )
+    return measure_loaded(path, settings, TO_TRAIN if optimizer else TO_INFER)
+
+
+def _plan(measurement: Measurement, budget_bytes: int, batch_size: int, optimizer: str | None) -> MemoryPlan:
+    optimizer_bytes = bytes_of_optimizer(measurement.artifact.manifest, optimizer) if optimizer else 0
+    return measurement.plan(budget_bytes, batch_size, {"optimizer": optimizer_bytes})
 
 
 def load_adapted(
@@ -107,24 +154,16 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict
     artifact = Artifact(path)
     for member in artifact.manifest.members:
         artifact.verify(member)
-    graphs = _planned_graphs(artifact, settings.threads, training=True)
+    graphs = _planned_graphs(artifact, settings.threads, ALL)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
     arena_bytes = preferred_arena_bytes(graphs, len(golden[IMAGE]))
     return artifact, golden, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
 
 
-def _planned_graphs(artifact: Artifact, threads: int, training: bool) -> dict[str, GraphPlan]:
+def _planned_graphs(artifact: Artifact, threads: int, programs: Collection[str]) -> dict[str, GraphPlan]:
     """The memory plans of the programs that will run."""
     plans = with_threads(verified_plans(artifact), threads)
-    return {name: plan for name, plan in plans.items() if training or name != "training"}
-
-
-def _measure_loaded(
-    artifact: Artifact, settings: EngineSettings, training: bool, libraries_bytes: int
-) -> tuple[Measured, Weights]:
-    engine = OnnxRuntimeEngine(artifact, settings, training)
-    measured = measure(libraries_bytes)  # while there is an engine to measure
-    return measured, Weights(engine.weight_bytes, engine.streamed_weight_bytes)
+    return {name: plan for name, plan in plans.items() if name in programs}
 
 
 def _collator(artifact: Artifact, engine: Engine, plan: MemoryPlan) -> Collator:

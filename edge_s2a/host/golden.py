@@ -1,13 +1,16 @@
-"""The golden step: what torch computes on fixed images, for the device to replay."""
+"""The golden step and taps: what torch computes on fixed images, for the device to replay."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
+from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient, tap
 from edge_s2a.errors import UserError
 from edge_s2a.host.scheme.calibration import synthetic_images
+from edge_s2a.host.taps import Tap, logits_and_taps
 from edge_s2a.host.trace.capture import loss_and_gradients
 from edge_s2a.host.trace.saved_tensors import SavedTensor
 
@@ -47,6 +50,18 @@ def golden_step(
     golden |= {gradient(name): value.numpy() for name, value in named.items()}
     golden |= {f"updated:{name}": value for name, value in updated_adapter(adapter, named).items()}
     return {name: np.ascontiguousarray(array) for name, array in golden.items()}
+
+
+def golden_taps(
+    model: nn.Module, adapter: dict[str, Tensor], preprocessing: Preprocessing, taps: Sequence[Tap], seed: int
+) -> dict[str, np.ndarray]:
+    """Images, and torch's statistics of the tapped blocks. Raises UserError if one is not finite."""
+    pixels = synthetic_images(GOLDEN_BATCH, preprocessing.image_size, seed)
+    _, statistics = logits_and_taps(model, adapter, normalized(pixels, preprocessing), taps)
+    for name, value in statistics.items():
+        if not value.isfinite().all():
+            raise UserError(f"{name} of the backbone is not finite; check the weights, or choose another model")
+    return {IMAGE: pixels} | {tap(name): value.contiguous().numpy() for name, value in statistics.items()}
 
 
 def random_target(batch: int, classes: int, seed: int) -> Tensor:

@@ -4,7 +4,7 @@ import json
 from typing import NamedTuple
 
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.program import FEATURES, PROGRAMS
+from edge_s2a.artifact.program import are_complete
 from edge_s2a.errors import UserError
 
 KINDS = ("workspace", "saved", "weight", "segments")
@@ -74,7 +74,7 @@ def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
             name: GraphPlan(entry["constant_bytes"], [lifetime_of(row) for row in entry["lifetimes"]])
             for name, entry in parse_json(text).items()
         }
-        if set(graphs) - {FEATURES} != set(PROGRAMS):
+        if not are_complete(graphs):
             raise ValueError(f"graphs {sorted(graphs)}")
         for graph in graphs.values():
             if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0:

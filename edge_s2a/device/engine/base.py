@@ -29,6 +29,13 @@ class StepResult(NamedTuple):
     gradients: dict[str, np.ndarray]  # by adapter tensor, of its shape; valid until the next run
 
 
+class Taps(NamedTuple):
+    """What one pass over a micro-batch of images gave."""
+
+    logits: np.ndarray  # float32 (batch, classes); no classes where the artifact has no head
+    features: np.ndarray  # float32 (batch, features): the statistics of `Manifest.taps`, side by side
+
+
 class Engine(Protocol):
     """The programs of one artifact, with the adapter's tensors as their live inputs.
 
@@ -76,6 +83,9 @@ class Engine(Protocol):
 
     def logits(self, inputs: Inputs) -> np.ndarray:
         """float32 (batch, classes)."""
+
+    def taps(self, image: np.ndarray) -> Taps:
+        """Of images float32 (batch, 3, height, width)."""
 
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The features of images float32 (batch, 3, height, width), as `Inputs` holds them."""

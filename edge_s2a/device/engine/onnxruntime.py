@@ -9,6 +9,7 @@ the arena that sessions take when they are created (reserve_arena).
 
 import contextlib
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +18,10 @@ from onnxruntime.capi import _pybind_state
 
 from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
-from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient
-from edge_s2a.artifact.program import FEATURES, Program, from_json, last_readers
+from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient, tap
+from edge_s2a.artifact.program import ALL, FEATURES, INFERENCE, TAPS, TRAINING, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
-from edge_s2a.device.engine.base import EngineSettings, Inputs, StepResult, count_images
+from edge_s2a.device.engine.base import EngineSettings, Inputs, StepResult, Taps, count_images
 from edge_s2a.device.engine.streaming import Placed, WeightStream, streamed_bytes
 from edge_s2a.errors import ArenaExhausted, EngineError, UserError
 
@@ -140,17 +141,18 @@ class OnnxRuntimeEngine:
         self,
         artifact: Artifact,
         settings: EngineSettings,
-        training: bool = True,
+        programs: Collection[str] = ALL,
         stream_weights: bool = False,
         arena_bytes: int | None = None,
     ):
-        """training=False omits the training program. stream_weights=True keeps in memory only those frozen weights
-        that one call reads. arena_bytes bounds all buffers together; None gives each graph an unbounded arena of its
-        own. Raises UserError if onnxruntime refuses a graph or the provider, ArenaExhausted if not even the constants
-        fit the arena."""
+        """programs: those that will run, of artifact.program.ALL. stream_weights=True keeps in memory only those frozen
+        weights that one call reads. arena_bytes bounds all buffers together; None gives each graph an unbounded arena
+        of its own. Raises UserError if onnxruntime refuses a graph or the provider, ArenaExhausted if not even the
+        constants fit the arena."""
         self.providers = execution_providers(settings.provider)
         self.classes = artifact.manifest.num_classes
         self.feature_shapes = artifact.manifest.features
+        self.tap_widths = artifact.manifest.taps
         self._where = str(artifact.path)
         mapping = artifact.map(WEIGHTS)
         weights, _ = decode(mapping, f"{WEIGHTS} of {artifact.path}")
@@ -165,15 +167,15 @@ class OnnxRuntimeEngine:
         self._inputs = {name: _share(array) for name, array in lasting.items()}
         self._loss = _touched(())
         self._results = {LOSS: _share(self._loss)}
-        if training:
+        if TRAINING in programs:
             self._gradients = {name: _touched(array.shape) for name, array in self.adapter.items()}
             self._results |= {gradient(name): _share(array) for name, array in self._gradients.items()}
 
-        programs = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
-        if (FEATURES in programs) != bool(self.feature_shapes):
+        written = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
+        if (FEATURES in written) != bool(self.feature_shapes) or (TRAINING in written) != artifact.manifest.can_train:
             raise UserError(f"{self._where}: program and manifest disagree; repack the model")
-        names = [name for name in programs if training or name != "training"]
-        calls = [call for name in names for call in programs[name]]
+        names = [name for name in written if name in programs]
+        calls = [call for name in names for call in written[name]]
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
         if bounded := arena_bytes is not None:
@@ -183,7 +185,7 @@ class OnnxRuntimeEngine:
             for number in sorted({call.graph for call in calls})
         }
         always = {*self._inputs, *weights}
-        self._programs = {name: self._steps(programs[name], always, sessions) for name in names}
+        self._programs = {name: self._steps(written[name], always, sessions) for name in names}
 
     def _steps(self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession]) -> list[Step]:
         """always: the values that do not come from calls."""
@@ -208,13 +210,20 @@ class OnnxRuntimeEngine:
 
     def training_step(self, inputs: Inputs, target: np.ndarray) -> StepResult:
         logits = np.empty((len(target), self.classes), np.float32)
-        self._run("training", self._read(inputs) | {TARGET: target}, {LOGITS: logits})
+        self._run(TRAINING, self._read(inputs) | {TARGET: target}, {LOGITS: logits})
         return StepResult(float(self._loss), logits, self._gradients)
 
     def logits(self, inputs: Inputs) -> np.ndarray:
         logits = np.empty((count_images(inputs, self.feature_shapes), self.classes), np.float32)
-        self._run("inference", self._read(inputs), {LOGITS: logits})
+        self._run(INFERENCE, self._read(inputs), {LOGITS: logits})
         return logits
+
+    def taps(self, image: np.ndarray) -> Taps:
+        count = len(image)
+        logits = np.empty((count, self.classes), np.float32)
+        statistics = {tap(name): np.empty((count, width), np.float32) for name, width in self.tap_widths.items()}
+        self._run(TAPS, {IMAGE: image}, statistics | ({LOGITS: logits} if self.classes else {}))
+        return Taps(logits, np.concatenate(list(statistics.values()), 1))
 
     def features(self, image: np.ndarray) -> dict[str, np.ndarray]:
         shapes = self.feature_shapes.items()

@@ -99,18 +99,18 @@ def make_plan(
     measured: Measured,
     budget_bytes: int,
     batch_size: int,
-    optimizer_bytes: int,
+    held_bytes: dict[str, int],
 ) -> MemoryPlan:
     """Plans as few micro-batches as the budget allows, as even as possible. Frozen weights stay in memory only where
     that leaves room for the whole batch, because reading them again costs little time.
 
-    graphs: the programs that will run. optimizer_bytes: see `bytes_of_optimizer`. Raises CheckError if the placement of
-    the graphs' buffers is not sound.
+    graphs: the programs that will run. held_bytes: what else is in memory all the time, by the name of the part. Raises
+    CheckError if the placement of the graphs' buffers is not sound.
     """
     fixed = {
         "interpreter and libraries": measured.libraries_bytes,
         "graphs and adapter": measured.loaded_bytes - measured.libraries_bytes,
-        "optimizer": optimizer_bytes,
+        **held_bytes,
         "reserve": RUN_RESERVE_BYTES,
     }
 

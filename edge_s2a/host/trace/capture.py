@@ -103,15 +103,28 @@ def capture_training(
 
 def capture_inference(model: nn.Module, adapter: dict[str, Tensor], image_shape: tuple[int, ...]) -> Captured:
     """Inputs of the graph: the adapter tensors, image. Output: logits (batch, classes)."""
-    names = list(adapter)
+    return capture_forward(adapter, image_shape, lambda values, image: (infer(model, values, image),))
 
-    def infer(*inputs: Tensor) -> tuple[Tensor, ...]:
+
+def capture_forward(
+    adapter: dict[str, Tensor],
+    image_shape: tuple[int, ...],
+    compute: Callable[[dict[str, Tensor], Tensor], tuple[Tensor, ...]],
+) -> Captured:
+    """Inputs of the graph: the adapter tensors, image. Outputs: those of `compute`, which gets both."""
+
+    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
         *values, image = inputs
-        # Nothing is saved without gradients: the substitutes serve as plain operators.
-        with torch.no_grad():
-            return (forward(model, dict(zip(names, values, strict=True)), image, keep_by([])),)
+        return compute(dict(zip(adapter, values, strict=True)), image)
 
-    return _trace(infer, _fake_inputs(adapter, [image_shape]))
+    return _trace(function, _fake_inputs(adapter, [image_shape]))
+
+
+def infer(model: nn.Module, adapter: dict[str, Tensor], image: Tensor) -> Tensor:
+    """Logits (batch, classes) of images float32 (batch, 3, height, width), without gradients."""
+    # Nothing is saved without gradients: the substitutes serve as plain operators.
+    with torch.no_grad():
+        return forward(model, adapter, image, keep_by([]))
 
 
 def _fake_inputs(adapter: dict[str, Tensor], batched_shapes: list[tuple[int, ...]]) -> list[Tensor]:
