@@ -192,6 +192,15 @@ class PackOptions(Options):
 class PlanOptions(ArtifactOptions, BatchOptions):
     """`edge-s2a plan`."""
 
+    learn: int | None = option(
+        "plan for learning this number of images in one pass, instead of for training; an artifact without an adapter "
+        "is planned so for 1000",
+        default=None,
+        bounds=POSITIVE,
+        metavar="IMAGES",
+    )
+    classes: int = option("with learn, the number of classes", default=16, bounds=POSITIVE)
+
     memory_budget: int | str = option(
         MEMORY_BUDGET,
         metavar="SIZE",

@@ -153,7 +153,7 @@ class ProgramImages:
             ([str(place) for place in places], inputs, labels)
             for places, inputs, labels in self.reader.batches(self.images, self.runtime.collator)
         )
-        return evaluate_batches(self.runtime.engine, batches, self.reader.classes, predictions)
+        return evaluate_batches(self.runtime.logits, batches, self.reader.classes, predictions)
 
     def skipped(self) -> dict[str, str]:
         return self.reader.skipped()
