@@ -148,8 +148,7 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict
 
 def _planned_graphs(artifact: Artifact, threads: int, programs: Collection[str]) -> dict[str, GraphPlan]:
     """The memory plans of the programs that will run."""
-    plans = with_threads(verified_plans(artifact), threads)
-    return {name: plan for name, plan in plans.items() if name in programs}
+    return with_threads(verified_plans(artifact, programs), threads)
 
 
 def _collator(artifact: Artifact, engine: Engine, plan: MemoryPlan) -> Collator:
