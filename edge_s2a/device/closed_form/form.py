@@ -9,6 +9,9 @@ from edge_s2a.device.closed_form.sweep import invert_bytes, matrix_bytes
 
 # More rows at once are no faster; with fewer, products are slow.
 BLOCKS = (256, 128, 64, 32, 16, 8)
+MOST_LEFT_OUT = 2048  # images, of those that are kept; the accuracy of as many is known to 1 point
+SCORING_ARRAYS = 5  # of exponentials and their products, at once
+FIXED_BYTES = 1 << 18  # small arrays, and the buffers of ufuncs
 
 
 @dataclass(frozen=True)
@@ -47,25 +50,27 @@ def work_bytes(kind: str, kept: int, groups: int, block_rows: int, layout: Layou
     columns = layout.width - layout.first_column(groups)
     size = kept if kind == "dual" else columns
     rows, width = min(block_rows, kept), min(block_rows, size)
-    outputs, weight = 8 * kept * classes, 8 * columns * classes
+    left_out = min(kept, MOST_LEFT_OUT)
+    outputs, scores, weight = 8 * kept * classes, 8 * left_out * classes, 8 * columns * classes
     block = 8 * rows * columns
     # One block as codes and float32, or as float32 and float64; the one before it is still there.
     cut = 2 * columns if layout.format == "float16" and groups < len(layout.taps) else 0
     reading = rows * max(layout.row_bytes + cut + 4 * columns, 12 * columns) + (block if kept > rows else 0)
-    scoring = SCORING_ARRAYS * 8 * min(max(BLOCK_VALUES, classes), kept * classes) + 5 * 8 * kept
+    scoring = SCORING_ARRAYS * 8 * min(max(BLOCK_VALUES, classes), left_out * classes) + 5 * 8 * left_out
     matrix = matrix_bytes(size, block_rows)
     if kind == "dual":
-        searching = 3 * outputs + max(invert_bytes(size, block_rows), 2 * outputs + scoring)
-        steps = [block + reading, 8 * width * (2 * width + columns), searching, 3 * outputs + 2 * weight + reading]
+        solution, targets = outputs + scores, outputs
+        summing = [block + reading, 8 * width * (2 * width + columns)]
+        leaving_out = max(2 * outputs, solution)
+        ending = 2 * weight + reading
     else:
-        searching = 2 * weight + outputs + max(invert_bytes(size, block_rows), 2 * weight, weight + outputs + scoring)
-        leaving_out = 3 * weight + 2 * outputs + max(reading, 3 * block)
-        steps = [max(reading, block + 2 * 8 * width * columns), searching, leaving_out]
+        solution, targets = weight + scores, weight
+        summing = [max(reading, block + 2 * 8 * width * columns)]
+        leaving_out = max(2 * weight, solution + max(reading, 3 * block))
+        ending = 0
+    inverting = max(invert_bytes(size, block_rows), leaving_out)
+    steps = [*summing, targets + solution + max(inverting, scoring, ending)]
     # At last, beside the matrix or after it: weights in float64 and in float32.
     heads = 2 * weight + 4 * classes * layout.width
     standard = weight + 7 * 8 * columns
     return standard + max(matrix + max(*steps, 2 * weight), heads, weight + reading) + FIXED_BYTES
-
-
-SCORING_ARRAYS = 5  # of exponentials and their products, at once
-FIXED_BYTES = 1 << 18  # small arrays, and the buffers of ufuncs

@@ -37,9 +37,9 @@ def add(state: State, classes: Sequence[str], images: Kept) -> tuple[State, int]
     names = sorted({*state.classes, *classes})
     state = _with_classes(state, names)
     labels = _translate(images.labels, classes, names)
-    keys = _keys(images.digests)
+    keys = digest_keys(images.digests)
     if state.folded is not None:
-        places = _find(_keys(state.folded.digests), keys)
+        places = _find(digest_keys(state.folded.digests), keys)
         known = places >= 0
         _refuse_other_labels(state.folded.labels[places[known]], labels[known])
         keys, labels, rows = keys[~known], labels[~known], np.flatnonzero(~known)
@@ -49,7 +49,7 @@ def add(state: State, classes: Sequence[str], images: Kept) -> tuple[State, int]
     _, last = np.unique(keys[::-1], return_index=True)
     last = np.sort(len(keys) - 1 - last)
     keys, labels, rows = keys[last], labels[last], rows[last]
-    places = _find(_keys(state.kept.digests), keys)
+    places = _find(digest_keys(state.kept.digests), keys)
     known = places >= 0
     kept_labels = state.kept.labels.copy()
     kept_labels[places[known]] = labels[known]
@@ -81,7 +81,7 @@ def merge(state: State, other: State) -> State:
     names = sorted({*state.classes, *other.classes})
     state, other = _with_classes(state, names), _with_classes(other, names)
     if other.folded is not None:
-        places = _find(_keys(other.folded.digests), _keys(state.kept.digests))
+        places = _find(digest_keys(other.folded.digests), digest_keys(state.kept.digests))
         known = places >= 0
         _refuse_other_labels(other.folded.labels[places[known]], state.kept.labels[known])
         state = replace(state, kept=_chosen(state.kept, np.flatnonzero(~known)))
@@ -159,7 +159,7 @@ def _fold(state: State, rows: np.ndarray, groups: int) -> Folded:
 def _sum(first: Folded | None, second: Folded, layout: Layout) -> Folded:
     if first is None:
         return second
-    twice = int((_find(_keys(first.digests), _keys(second.digests)) >= 0).sum())
+    twice = int((_find(digest_keys(first.digests), digest_keys(second.digests)) >= 0).sum())
     if twice:
         raise UserError(
             f"both have folded the same {twice} images into their sums, where they would count twice; "
@@ -272,7 +272,7 @@ def _chosen(kept: Kept, rows: np.ndarray) -> Kept:
     return Kept(kept.digests[rows], kept.labels[rows], pick([kept.codes], rows))
 
 
-def _keys(digests: np.ndarray) -> np.ndarray:
+def digest_keys(digests: np.ndarray) -> np.ndarray:
     """The digests as values that compare and sort. (That numpy ignores zeros at the end makes no two of them equal.)"""
     return np.ascontiguousarray(digests).view(f"S{DIGEST_BYTES}").reshape(-1)
 

@@ -170,21 +170,48 @@ def test_features_that_never_change_are_ignored(kind):
         np.testing.assert_array_equal(logits(head, x.astype(np.float32)).argmax(1), expected)
 
 
-def test_lambda_has_the_least_loss_among_its_neighbours():
-    tried = set()
+def test_lambda_has_the_least_squared_error_among_its_neighbours(monkeypatch):
+    seen, tried = [], set()
+    best = solving.best_temperature
+    monkeypatch.setattr(solving, "best_temperature", lambda *given: seen.append(given[0]) or best(*given))
     for labels_are_noise, count in ((False, 60), (True, 60), (False, 12)):
         rng = np.random.default_rng(1)
         labels = rng.integers(0, 3, count) if labels_are_noise else np.arange(count) % 3
         images = images_of(range(count), [number % 3 for number in range(count)], LAYOUT)
         state = add(empty(LAYOUT), NAMES, replace(images, labels=labels))[0]
         form = choose_form(count, None, LAYOUT, 3, 1 << 24)
-        losses = [solve(state, form, value).measured.log_loss for value in GRID]
+        seen.clear()
+        for value in GRID:
+            solve(state, form, value)
+        errors = [((np.eye(3)[state.kept.labels] - scores) ** 2).sum() for scores in seen]
         head = solve(state, form)
         place = GRID.index(head.ridge)
-        assert losses[place] == pytest.approx(min(losses[max(0, place - 1) : place + 2]), rel=1e-6)
+        assert errors[place] == min(errors[max(0, place - 1) : place + 2])
         assert head.measured == solve(state, form, head.ridge).measured
         tried.add(place)
     assert len(tried) > 1
+
+
+def test_of_many_images_a_sample_is_left_out(monkeypatch):
+    """As many of each class, the same in whatever order they came."""
+    seen = []
+    best = solving.best_temperature
+    monkeypatch.setattr(solving, "best_temperature", lambda *given: seen.append(given) or best(*given))
+    labels = [0] * 30 + [1] * 8 + [2] * 2 + [1]
+    orders = [np.arange(41), np.random.default_rng(0).permutation(41)]
+    states = [learned(order.tolist(), np.array(labels)[order].tolist()) for order in orders]
+    whole = solve(states[0], FORMS["primal"])
+    monkeypatch.setattr(solving, "MOST_LEFT_OUT", 16)
+    heads = [solve(state, FORMS[kind], whole.ridge) for state in states for kind in FORMS]
+    for _, chosen, weights in seen[1:]:
+        assert np.bincount(chosen).tolist() == [2, 7, 7]
+        np.testing.assert_allclose(np.bincount(chosen, weights), np.array([2, 30, 9]) / 41, rtol=1e-12)
+    all_scores = {tuple(np.round(row, 9)) for row in seen[0][0]}
+    for scores, _, _ in seen[1:]:
+        assert {tuple(np.round(row, 9)) for row in scores} <= all_scores
+    for head in heads[1:]:
+        assert_same(head, heads[0])
+        assert head.temperature == pytest.approx(heads[0].temperature, rel=1e-6)
 
 
 # -- any order, any partition --------------------------------------------------------------------------
