@@ -9,8 +9,8 @@ from torch import nn
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import GOLDEN
-from edge_s2a.artifact.names import IMAGE, LOGITS
 from edge_s2a.artifact.learned import Head
+from edge_s2a.artifact.names import IMAGE, LOGITS
 from edge_s2a.device.classifier import load_classifier
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.load import default_threads

@@ -339,7 +339,7 @@ class PredictOptions(ArtifactOptions, BudgetOptions):
     adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file")
     top: int = option("classes per image", default=1, bounds=POSITIVE)
     unknown: float | None = option(
-        "say \"none of these\" where an image is unlike all that was learned; this share of images of known classes "
+        'say "none of these" where an image is unlike all that was learned; this share of images of known classes '
         "is refused by mistake, such as 0.05; needs a knowledge file",
         default=None,
         bounds=SHARE,

@@ -53,4 +53,6 @@ def share(value: float | None, otherwise: str) -> str:
     return otherwise if value is None else f"{100 * value:.1f} %"
 
 
-COMMAND = Command("learn", "learn classes in one pass, in seconds; add, forget, rename and merge them", LearnOptions, run)
+COMMAND = Command(
+    "learn", "learn classes in one pass, in seconds; add, forget, rename and merge them", LearnOptions, run
+)

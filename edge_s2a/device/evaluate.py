@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.data.dataset import Dataset, printable
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.run.schema import PredictionLine

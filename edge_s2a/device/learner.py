@@ -1,15 +1,13 @@
 """Learns classes from images that it sees once: no backward pass, no learning rate, new classes at any time."""
 
 import contextlib
-import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import Artifact
@@ -23,7 +21,6 @@ from edge_s2a.device.closed_form.drift import Drift, drift_of
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.device.closed_form.solve import scores, solve
-from edge_s2a.device.closed_form.update import Update
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.known import Read
 from edge_s2a.device.engine.batches import taps_of
@@ -34,7 +31,7 @@ from edge_s2a.device.load import load_planned, measure_loaded, start_engine, wit
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.trainer import Evaluation, Prediction
 from edge_s2a.errors import BudgetError, UserError
-from edge_s2a.option import constructor, optional_path
+from edge_s2a.option import constructor
 from edge_s2a.options import LearnerOptions
 
 USUAL_CLASSES = 16  # planned for where nothing is known of what will be learned

@@ -268,7 +268,9 @@ class Trainer:
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
         batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(self.runtime.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
+        result = evaluate_batches(
+            self.runtime.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes
+        )
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]

@@ -55,4 +55,3 @@ class Progress:
             return
         sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
         sys.stderr.flush()
-
