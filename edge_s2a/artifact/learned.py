@@ -65,6 +65,8 @@ class Head:
     bias: np.ndarray  # float32 (classes,)
     mean: np.ndarray  # float32 (width,), of each feature over all images
     deviation: np.ndarray  # float32 (width,); 0 for features that are ignored
+    kind: str  # "dual" or "primal": how it was solved for
+    groups: int  # the last groups of features that it uses
     ridge: float  # lambda: what was added to the diagonal
     temperature: float
     images: int

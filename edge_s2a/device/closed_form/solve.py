@@ -103,7 +103,7 @@ def solve(state: State, form: Form, ridge: float | None = None, previous: Head |
     if not state.classes:
         raise UserError("nothing was learned yet: there is no image; give --data with images")
     standard = _standardise(state, form)
-    return _head(state, standard, _fit(state, form, standard, ridge, previous))
+    return _head(state, form, standard, _fit(state, form, standard, ridge, previous))
 
 
 def probabilities(head: Head, features: np.ndarray) -> np.ndarray:
@@ -356,7 +356,7 @@ def _better(tried: Solution, best: Solution) -> Solution:
     return tried if tried.error < best.error * (1 - LEAST_GAIN) else best
 
 
-def _head(state: State, standard: Standard, fit: Fit) -> Head:
+def _head(state: State, form: Form, standard: Standard, fit: Fit) -> Head:
     """The head of weights on features as they are."""
     width = state.layout.width
     raw = fit.weight.T * standard.scale
@@ -373,6 +373,8 @@ def _head(state: State, standard: Standard, fit: Fit) -> Head:
         bias=bias.astype(np.float32),
         mean=all_features(standard.mean),
         deviation=all_features(standard.deviation),
+        kind=form.kind,
+        groups=form.groups,
         ridge=fit.ridge,
         temperature=fit.temperature,
         images=int(standard.counts.sum()),
