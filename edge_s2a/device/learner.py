@@ -1,9 +1,11 @@
 """Learns classes from images that it sees once: no backward pass, no learning rate, new classes at any time."""
 
 import contextlib
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,18 +23,22 @@ from edge_s2a.device.closed_form.drift import Drift, drift_of
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.device.closed_form.solve import scores, solve
+from edge_s2a.device.closed_form.unknown import are_unknown
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.known import Read
+from edge_s2a.device.data.pixels import file_digest
+from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import taps_of
 from edge_s2a.device.evaluate import evaluate_batches, log_softmax
 from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, name_of
-from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning
+from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.trainer import Evaluation, Prediction
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import constructor
 from edge_s2a.options import LearnerOptions
+from edge_s2a.sizes import MIB, format_size
 
 USUAL_CLASSES = 16  # planned for where nothing is known of what will be learned
 
@@ -91,13 +97,12 @@ class Learner:
         self.runtime = load_planned(Path(options.artifact), self.engine_settings, TO_LEARN, self.plan)
         self.engine, self.collator = self.runtime.engine, self.runtime.collator
         self._reader = Reader(self.manifest.preprocessing, [], self.plan.decode_limit_bytes)
-        self._journal = Journal(None, self.layout)
-        self.state: State = states.empty(self.layout)
-        """All that was learned (edge_s2a.artifact.learned)."""
-        self._head: Head | None = None
-        self._adapter: dict[str, np.ndarray] = {}
+        self._adapter: Mapping[str, np.ndarray] = {}
         if options.adapter is not None:
             self._use_adapter(load_adapter(Path(options.adapter), self.manifest)[0])
+        self._journal = Journal(None, self.layout)
+        self._previous: Head | None = None  # the last classifier that was solved for
+        self._become(states.empty(self.layout))
 
     def _plan(self, expected: Expected) -> LearningPlan:
         measurement = measure_loaded(Path(self.options.artifact), self.engine_settings, TO_LEARN)
@@ -107,9 +112,22 @@ class Learner:
 
         return plan(within_budget(lambda limit: plan(limit).memory, self.budget_bytes).budget_bytes)
 
-    def _use_adapter(self, tensors: dict[str, np.ndarray]) -> None:
+    def _use_adapter(self, tensors: Mapping[str, np.ndarray]) -> None:
         self._adapter = tensors
-        copy_into(self.engine.adapter, tensors)
+        if tensors:
+            copy_into(self.engine.adapter, tensors)
+
+    def keep_journal(self, path: Path) -> str | None:
+        """From now on keeps features in the file `path` until they are saved, and uses those that it holds; says what
+        is wrong with it. Raises UserError if it cannot be written."""
+        preprocessing = vars(self.manifest.preprocessing)
+        identity = json.dumps([self.manifest.model_digest, preprocessing, adapter_identity(self._adapter)])
+        self._journal = Journal(path, self.layout, identity)
+        return self._journal.problem
+
+    def drop_journal(self) -> None:
+        """Removes that file, because what it held has been saved."""
+        self._journal.remove()
 
     @property
     def classes(self) -> list[str]:
@@ -169,9 +187,7 @@ class Learner:
         """Computes the features of the images that wait in the collator, and keeps their codes in the journal."""
         if not waiting:
             return
-        inputs = self.collator.inputs()
-        assert isinstance(inputs, np.ndarray), "taps are of images"
-        for digest, features in zip(waiting, taps_of(self.engine, inputs).features, strict=True):
+        for digest, features in zip(waiting, self._features(self.collator.inputs()), strict=True):
             try:
                 self._journal.append(digest, encode(features[None], self.layout)[0])
             except ValueError as error:
@@ -199,9 +215,10 @@ class Learner:
     def _become(self, state: State) -> None:
         """Takes over what was learned; the classifier is then solved for anew when it is needed."""
         self.state = state
+        """All that was learned (edge_s2a.artifact.learned)."""
         folded = [state.folded.digests] if state.folded else []
         self._learned = {row.tobytes() for digests in (state.kept.digests, *folded) for row in digests}
-        self._head = None
+        self._head: Head | None = None
 
     def forget(self, what: str) -> None:
         """Forgets a class by its name, or else the one image whose SHA-256 begins with these hexadecimal digits,
@@ -217,7 +234,11 @@ class Learner:
         """Adds what another device learned with the same artifact and saved; images that both have seen count once.
         Raises UserError where it does not fit."""
         other = load_knowledge(Path(path), self.manifest)
-        self._require_same_adapter(other.adapter, path)
+        if adapter_identity(other.adapter) != adapter_identity(self._adapter):
+            raise UserError(
+                f"{path} was learned from another trained adapter; merge what was learned from the same one, or from "
+                "none"
+            )
         self._become(states.merge(self.state, other.state))
 
     # -- use -------------------------------------------------------------------------------------------
@@ -227,7 +248,7 @@ class Learner:
         """The classifier of all that was learned. Raises UserError if that is nothing, or BudgetError if the budget
         leaves too little to solve for it."""
         if self._head is None:
-            self._head = self._solve()
+            self._head = self._previous = self._solve()
         return self._head
 
     def _solve(self) -> Head:
@@ -236,14 +257,16 @@ class Learner:
         available_bytes = self._planned.solving_bytes
         form = choose_form(len(state.kept.labels), groups, state.layout, len(state.classes), available_bytes)
         if form is None:
-            least = smallest_form(state.layout, expected_of(state)).work_bytes
+            expected = Expected(len(state.kept.labels), 0, groups, len(state.classes))
+            least = smallest_form(state.layout, expected).work_bytes
+            needed_bytes = self.plan.budget_bytes + least - available_bytes
             raise BudgetError(
                 f"a memory budget of {format_size(self.plan.budget_bytes)} leaves too little to learn {self.images} "
                 f"images of {len(self.classes)} classes; give "
-                f"{-(-(self.plan.budget_bytes + least - available_bytes) // MIB)}MiB or more",
-                self.plan.budget_bytes + least - available_bytes,
+                f"{-(-needed_bytes // MIB)}MiB or more",
+                needed_bytes,
             )
-        return solve(state, form, class_weights=self.options.class_weights, previous=self._previous)
+        return solve(state, form, previous=self._previous)
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
@@ -253,7 +276,7 @@ class Learner:
     def is_unknown(self, image: ImageLike, rate: float = 0.05) -> bool:
         """Whether an image is unlike all classes that were learned. rate: the share of images of known classes that is
         taken for unknown by mistake."""
-        return bool(is_unknown(self.head, self.features(image), rate)[0])
+        return bool(are_unknown(self.head, self.features(image), rate)[0])
 
     def features(self, image: ImageLike) -> np.ndarray:
         """float32 (1, features) of an image. Raises UserError if it cannot be read."""
@@ -261,18 +284,21 @@ class Learner:
             self.collator.add(self._reader.pixels(image))
         except UnusableImage as error:
             raise UserError(f"{name_of(image)}: {error}") from error
-        return taps_of(self.engine, self.collator.inputs()).features
+        return self._features(self.collator.inputs())
+
+    def logits(self, inputs: Inputs) -> np.ndarray:
+        """float32 (batch, classes) of a micro-batch: scores whose softmax are the probabilities."""
+        return scores(self.head, self._features(inputs))
+
+    def _features(self, inputs: Inputs) -> np.ndarray:
+        assert isinstance(inputs, np.ndarray), "taps are of images"
+        return taps_of(self.engine, inputs).features
 
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
-        head = self.head
-        self._reader.classes = head.classes
+        self._reader.classes = self.classes
         batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(
-            lambda inputs: scores(head, taps_of(self.engine, inputs).features),
-            (([], inputs, labels) for _, inputs, labels in batches),
-            head.classes,
-        )
+        result = evaluate_batches(self.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]
@@ -299,8 +325,30 @@ class Learner:
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes on from a knowledge file of this artifact, instead of what was learned so far."""
-        knowledge = load_knowledge(Path(path), self.manifest)
+        self.take_over(load_knowledge(Path(path), self.manifest))
+
+    def take_over(self, knowledge: Knowledge) -> None:
+        """The same with a file that was read before."""
         self._use_adapter(knowledge.adapter)
-        self.layout = knowledge.state.layout
+        if knowledge.state.layout != self.layout:
+            self.layout = knowledge.state.layout
+            self._journal = Journal(None, self.layout)
         self._become(knowledge.state)
-        self._head = knowledge.head
+        self._head = self._previous = knowledge.head
+
+
+def adapter_identity(adapter: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """name -> SHA-256 of a trained tensor; empty where features are the pretrained model's."""
+    return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in sorted(adapter.items())}
+
+
+def digest_of(image: ImageLike) -> bytes:
+    """DIGEST_BYTES of the SHA-256 of an image's file, or of its pixels. Raises UnusableImage for a file that cannot be
+    read."""
+    if isinstance(image, str | os.PathLike):
+        try:
+            return file_digest(Path(image))[:DIGEST_BYTES]
+        except OSError as error:
+            raise UnusableImage(f"cannot be read: {error}") from error
+    pixels = np.ascontiguousarray(image)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()[:DIGEST_BYTES]

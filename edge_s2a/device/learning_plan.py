@@ -1,6 +1,6 @@
 """Plans the memory of learning in one pass: the backbone's, and that of the closed form."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form.form import Form, choose_form, work_bytes
@@ -48,8 +48,8 @@ def smallest_form(layout: Layout, expected: Expected) -> Form:
     """The form that takes least: on the last group of features."""
     kept, classes = expected.kept, expected.classes
 
-    def needed(kind: str) -> int:
-        return work_bytes(kind, kept, 1, SMALLEST_BLOCK, layout, classes)
+    def form(kind: Literal["dual", "primal"]) -> Form:
+        return Form(kind, 1, SMALLEST_BLOCK, work_bytes(kind, kept, 1, SMALLEST_BLOCK, layout, classes))
 
-    kind = "primal" if expected.folded_groups is not None or needed("primal") <= needed("dual") else "dual"
-    return Form(kind, 1, SMALLEST_BLOCK, needed(kind))
+    forms = [form("primal")] if expected.folded_groups is not None else [form("primal"), form("dual")]
+    return min(forms, key=lambda form: form.work_bytes)

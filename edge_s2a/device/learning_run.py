@@ -6,7 +6,7 @@ from typing import Any
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import make_folder
-from edge_s2a.artifact.knowledge import Knowledge, is_knowledge, load_knowledge
+from edge_s2a.artifact.knowledge import Knowledge, artifact_of, is_knowledge, load_knowledge
 from edge_s2a.artifact.learned import State
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form import state as states
@@ -106,7 +106,8 @@ def expected(options: LearnOptions, artifact: Path, before: Knowledge | None, da
 
 def learn_dataset(learner: Learner, dataset: Dataset, journal: Path, progress: Progress) -> Learned:
     """Learns the images of a folder; their features are kept in `journal` until the knowledge file is written."""
-    learner.keep_journal(journal)
+    if problem := learner.keep_journal(journal):
+        progress.message(problem)
     reads = read_once(
         dataset,
         learner.manifest.preprocessing,
@@ -157,12 +158,12 @@ def summary(
         "folded_images": folded,
         "classes": dict(zip(state.classes, state.counts.tolist(), strict=True)),
         "features": learner.manifest.tap_count,
-        "form": learner.form.kind if learner.form else None,
-        "used_features": learner.used_features,
+        "form": head.kind,
+        "used_features": state.layout.width - state.layout.first_column(head.groups),
         "lambda": head.ridge,
         "temperature": head.temperature,
         "left_out_accuracy": measured.accuracy if measured else None,
-        "left_out_loss": measured.loss if measured else None,
+        "left_out_loss": measured.log_loss if measured else None,
         "calibration_error": measured.calibration_error if measured else None,
         "val_accuracy": validation["accuracy"] if validation else None,
         "val_loss": validation["loss"] if validation else None,

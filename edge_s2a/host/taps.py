@@ -35,8 +35,8 @@ class Tap(NamedTuple):
 
 def find_taps(model: nn.Module, image_shape: tuple[int, ...], text: str) -> list[Tap]:
     """The taps that `text` chooses, in the order in which they run: "auto", "all", "last:N" or numbers of blocks, from
-    1 on, joined by commas. A model without blocks is tapped at what its classifiers read. Must be called before adapters
-    are injected. Raises UserError where `text` is wrong."""
+    1 on, joined by commas. A model without blocks is tapped at what its classifiers read. Must be called before
+    adapters are injected. Raises UserError where `text` is wrong."""
     try:
         blocks = blocks_of(model, image_shape)
     except NoBlocksError:
