@@ -17,7 +17,7 @@ def pack(options: PackOptions) -> "Manifest":
     """Packs a timm model into a training artifact, as `edge-s2a pack` does. Returns what the artifact says of itself:
     trained and total parameters, bytes saved per image for the backward pass, and more.
 
-    Give either num_classes or labels. Without weights and pretrained, weights are random.
+    Give either num_classes or labels; neither with adapter="none". Without weights and pretrained, weights are random.
 
     >>> import edge_s2a
     >>> manifest = edge_s2a.pack("vit_tiny_patch16_224", "vit.s2a", labels=["cat", "dog"])    # doctest: +SKIP

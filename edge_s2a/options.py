@@ -192,6 +192,15 @@ class PackOptions(Options):
 class PlanOptions(ArtifactOptions, BatchOptions):
     """`edge-s2a plan`."""
 
+    learn: int | None = option(
+        "plan for learning this number of images in one pass, instead of for training; an artifact without an adapter "
+        "is planned so for 1000",
+        default=None,
+        bounds=POSITIVE,
+        metavar="IMAGES",
+    )
+    classes: int = option("with learn, the number of classes", default=16, bounds=POSITIVE)
+
     memory_budget: int | str = option(
         MEMORY_BUDGET,
         metavar="SIZE",
@@ -330,7 +339,7 @@ class PredictOptions(ArtifactOptions, BudgetOptions):
     adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file")
     top: int = option("classes per image", default=1, bounds=POSITIVE)
     unknown: float | None = option(
-        "say \"none of these\" where an image is unlike all that was learned; this share of images of known classes "
+        'say "none of these" where an image is unlike all that was learned; this share of images of known classes '
         "is refused by mistake, such as 0.05; needs a knowledge file",
         default=None,
         bounds=SHARE,

@@ -42,12 +42,14 @@ def to_json(programs: dict[str, Program]) -> bytes:
     return json.dumps(programs, separators=(",", ":")).encode()
 
 
-def from_json(text: bytes, graph_count: int, where: str) -> dict[str, Program]:
-    """Inverse of `to_json`. Raises UserError unless the calls name graphs that exist and make each value once."""
+def from_json(text: bytes, graph_count: int, where: str, names: Collection[str] = ALL) -> dict[str, Program]:
+    """Inverse of `to_json`, for the programs that `names` has. Raises UserError unless the calls name graphs that exist
+    and make each value once."""
     try:
-        programs = {name: [Call(*row) for row in rows] for name, rows in parse_json(text).items()}
-        if not are_complete(programs):
-            raise ValueError(f"programs {sorted(programs)}")
+        document = parse_json(text)
+        if not are_complete(document):
+            raise ValueError(f"programs {sorted(document)}")
+        programs = {name: [Call(*row) for row in rows] for name, rows in document.items() if name in names}
         for calls in programs.values():
             if not calls or not all(isinstance(call.graph, int) and 0 <= call.graph < graph_count for call in calls):
                 raise ValueError("a call of a graph that does not exist")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import ALL, TO_INFER, TO_TRAIN
@@ -134,19 +133,6 @@ def _plan(measurement: Measurement, budget_bytes: int, batch_size: int, optimize
     return measurement.plan(budget_bytes, batch_size, {"optimizer": optimizer_bytes})
 
 
-def load_adapted(
-    artifact: Path, adapter: Path, budget_bytes: int, settings: EngineSettings
-) -> tuple[Runtime, list[str]]:
-    """The artifact with a trained adapter, for inference within a memory budget, and the names of its classes.
-
-    Raises BudgetError if not even one image at a time fits, UserError if the adapter does not fit the artifact.
-    """
-    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
-    tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
-    copy_into(runtime.engine.adapter, tensors)
-    return runtime, classes
-
-
 def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict[str, np.ndarray], Engine]:
     """The artifact, every checksum verified; its golden step; and an engine with just the memory that the plan promises
     for the golden batch. Raises CheckError for a wrong checksum or plan."""
@@ -162,8 +148,7 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict
 
 def _planned_graphs(artifact: Artifact, threads: int, programs: Collection[str]) -> dict[str, GraphPlan]:
     """The memory plans of the programs that will run."""
-    plans = with_threads(verified_plans(artifact), threads)
-    return {name: plan for name, plan in plans.items() if name in programs}
+    return with_threads(verified_plans(artifact, programs), threads)
 
 
 def _collator(artifact: Artifact, engine: Engine, plan: MemoryPlan) -> Collator:

@@ -13,7 +13,6 @@ import numpy as np
 from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.decoding import UnusableImage
-from edge_s2a.device.engine.batches import logits_of
 from edge_s2a.device.evaluate import evaluate_batches, log_softmax
 from edge_s2a.device.images.program import (
     ImageLike,
@@ -263,13 +262,15 @@ class Trainer:
         except UnusableImage as error:
             raise UserError(f"{name_of(image)}: {error}") from error
         self.collator.add(pixels)
-        probabilities = np.exp(log_softmax(logits_of(self.engine, self.collator.inputs())))[0]
+        probabilities = np.exp(log_softmax(self.runtime.logits(self.collator.inputs())))[0]
         return [Prediction(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
 
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
         batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(self.engine, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
+        result = evaluate_batches(
+            self.runtime.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes
+        )
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]

@@ -206,7 +206,7 @@ def write_artifact(
         archive.PLAN: to_json(plans),
     }
     starts = starts_of(kinds, model, adapter, options.class_count) if kinds else Starts([], [])
-    errors = plan_errors(plans, programs, [read_onnx_graph(graph) for graph in onnx_graphs])
+    errors = plan_errors(plans, programs, dict(enumerate(map(read_onnx_graph, onnx_graphs))))
     if errors:
         raise AssertionError(f"the planner is wrong: {errors[0]}")
     manifest = Manifest(

@@ -1,10 +1,11 @@
 """Lifetimes: from which node to which each buffer exists, as data of the artifact."""
 
 import json
+from collections.abc import Collection
 from typing import NamedTuple
 
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.program import are_complete
+from edge_s2a.artifact.program import ALL, are_complete
 from edge_s2a.errors import UserError
 
 KINDS = ("workspace", "saved", "weight", "segments")
@@ -67,15 +68,18 @@ def lifetime_of(row: list[int]) -> Lifetime:
     return Lifetime(first, last, bytes_per_image, bytes_constant, KINDS[kind])
 
 
-def from_json(text: bytes, where: str) -> dict[str, GraphPlan]:
-    """Inverse of `to_json`. Raises UserError unless every row is a possible lifetime."""
+def from_json(text: bytes, where: str, names: Collection[str] = ALL) -> dict[str, GraphPlan]:
+    """Inverse of `to_json`, for the programs that `names` has. Raises UserError unless every row is a possible
+    lifetime."""
     try:
+        document = parse_json(text)
+        if not are_complete(document):
+            raise ValueError(f"programs {sorted(document)}")
         graphs = {
             name: GraphPlan(entry["constant_bytes"], [lifetime_of(row) for row in entry["lifetimes"]])
-            for name, entry in parse_json(text).items()
+            for name, entry in document.items()
+            if name in names
         }
-        if not are_complete(graphs):
-            raise ValueError(f"graphs {sorted(graphs)}")
         for graph in graphs.values():
             if not isinstance(graph.constant_bytes, int) or graph.constant_bytes < 0:
                 raise ValueError(f"{graph.constant_bytes} bytes of constants")

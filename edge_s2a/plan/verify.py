@@ -7,6 +7,7 @@ its graph has ended. The host checks every artifact that it packs, the device ev
 
 import bisect
 import math
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from edge_s2a.artifact.archive import PLAN, PROGRAM, Artifact, graph_member
 from edge_s2a.artifact.names import is_result
 from edge_s2a.artifact.onnx_graph import OnnxGraph, OnnxNode, OnnxType, read_onnx_graph
-from edge_s2a.artifact.program import Call, Program, last_readers
+from edge_s2a.artifact.program import ALL, Call, Program, last_readers
 from edge_s2a.artifact.program import from_json as program_from_json
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.plan.arena import ALIGNMENT, live_bytes, round_up, simulate
@@ -28,14 +29,17 @@ SEGMENT_BYTES = 64 * 1024
 BATCHES = (1, 1 << 20)
 
 
-def verified_plans(artifact: Artifact) -> dict[str, GraphPlan]:
-    """The memory plans of an artifact. Raises UserError if they, program or graphs are malformed, and CheckError if
-    they are not those of its graphs."""
+def verified_plans(artifact: Artifact, names: Collection[str] = ALL) -> dict[str, GraphPlan]:
+    """The memory plans of the programs of an artifact that `names` has. Raises UserError if they, program or graphs
+    are malformed, and CheckError if they are not those of its graphs."""
     where = str(artifact.path)
-    plans = from_json(artifact.read(PLAN), where)
-    programs = program_from_json(artifact.read(PROGRAM), artifact.graph_count, where)
+    plans = from_json(artifact.read(PLAN), where, names)
+    programs = program_from_json(artifact.read(PROGRAM), artifact.graph_count, where, names)
+    if plans.keys() != programs.keys():
+        raise UserError(f"{where}: its programs and their memory plans have other names; repack the model")
+    numbers = {call.graph for calls in programs.values() for call in calls}
     try:
-        graphs = [read_onnx_graph(artifact.read(graph_member(number))) for number in range(artifact.graph_count)]
+        graphs = {number: read_onnx_graph(artifact.read(graph_member(number))) for number in sorted(numbers)}
         errors = plan_errors(plans, programs, graphs)
     except ValueError as error:
         raise UserError(f"{where} has a malformed graph ({error}); repack the model") from error
@@ -44,8 +48,11 @@ def verified_plans(artifact: Artifact) -> dict[str, GraphPlan]:
     return plans
 
 
-def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graphs: list[OnnxGraph]) -> list[str]:
-    """The errors of the plans, none if they hold. Raises ValueError if programs and graphs disagree."""
+def plan_errors(
+    plans: dict[str, GraphPlan], programs: dict[str, Program], graphs: Mapping[int, OnnxGraph]
+) -> list[str]:
+    """The errors of the plans of `programs`, none if they hold. graphs: those that are called, by number. Raises
+    ValueError if programs and graphs disagree."""
     errors = []
     for name, calls in programs.items():
         plan = plans[name]
@@ -73,10 +80,10 @@ def plan_errors(plans: dict[str, GraphPlan], programs: dict[str, Program], graph
     return errors
 
 
-def needed_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
+def needed_lifetimes(calls: Program, graphs: Mapping[int, OnnxGraph]) -> list[Lifetime]:
     """What must be in memory whatever the engine does: each value from the node that makes it to the last that reads
     it. A view counts as the value it is a view of, and an input that a node may overwrite ends before that node."""
-    reads = [reads_of(graph) for graph in graphs]
+    reads = {number: reads_of(graphs[number]) for number in {call.graph for call in calls}}
     starts = node_starts(calls, graphs)
     last_of: dict[str, int] = {}  # the last node that reads a value which passes between calls
     for call, start in zip(calls, starts, strict=True):
@@ -120,7 +127,7 @@ def reads_of(graph: OnnxGraph) -> Reads:
     return Reads(last, overwritten)
 
 
-def naive_lifetimes(calls: Program, graphs: list[OnnxGraph]) -> list[Lifetime]:
+def naive_lifetimes(calls: Program, graphs: Mapping[int, OnnxGraph]) -> list[Lifetime]:
     """What a planner takes that gives every value, views and results included, memory of its own until the last call
     that reads it has ended."""
     lifetimes = []
@@ -157,7 +164,7 @@ def lifetime(first: int, last: int, value: OnnxType, count: int = 1) -> Lifetime
     return Lifetime(first, last, size if value.times_batch else 0, 0 if value.times_batch else size, "workspace")
 
 
-def node_starts(calls: Program, graphs: list[OnnxGraph]) -> list[int]:
+def node_starts(calls: Program, graphs: Mapping[int, OnnxGraph]) -> list[int]:
     """The number of each call's first node, counted through all calls."""
     return np.cumsum([0, *(len(graphs[call.graph].nodes) for call in calls[:-1])]).tolist()
 

@@ -52,12 +52,12 @@ def packed(request, tmp_path_factory):
     return adapted, Artifact(path)
 
 
-def test_the_image_is_read_by_features_alone(packed):
+def test_training_and_inference_read_features_in_place_of_the_image(packed):
     _, artifact = packed
     programs = from_json(artifact.read(PROGRAM), artifact.graph_count, "")
-    assert set(programs) == {"features", "training", "inference"}
+    assert set(programs) == {"features", "training", "inference", "taps"}
     reads = {name: {value for call in calls for value in call.inputs} for name, calls in programs.items()}
-    assert [name for name in reads if IMAGE in reads[name]] == ["features"]
+    assert {name for name in reads if IMAGE in reads[name]} == {"features", "taps"}
     made = {value for call in programs["features"] for value in call.outputs}
     assert set(artifact.manifest.features) <= made
     # Nothing that is trained acts in the backbone.
@@ -77,7 +77,7 @@ def test_the_image_is_read_by_features_alone(packed):
 def test_what_acts_in_the_backbone_leaves_the_graphs_whole(model_key, kinds):
     """Though a stem, at least, depends on the image alone."""
     options = options_for(model_key, kinds)
-    assert set(build_graphs(options, adapt(options))) == {"training", "inference"}
+    assert set(build_graphs(options, adapt(options))) == {"training", "inference", "taps"}
 
 
 def test_training_from_features_is_training(packed):

@@ -51,7 +51,7 @@ def changed(parts, change) -> list[str]:
     plans, programs, models = parts
     lifetimes = change(list(plans["training"].lifetimes))
     plans = plans | {"training": plans["training"]._replace(lifetimes=lifetimes)}
-    return plan_errors(plans, programs, [read_onnx_graph(model) for model in models])
+    return plan_errors(plans, programs, dict(enumerate(map(read_onnx_graph, models))))
 
 
 def largest(lifetimes) -> int:

@@ -12,7 +12,6 @@ import numpy as np
 from edge_s2a.device.data.decoding import SUFFIXES
 from edge_s2a.errors import UserError
 
-
 LARGEST_LABEL = 9999  # in a .npz for any number of classes
 
 

@@ -18,6 +18,7 @@ from onnxruntime.capi import _pybind_state
 
 from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.archive import ADAPTER, CONSTANTS, PROGRAM, WEIGHTS, Artifact, graph_member
+from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient, tap
 from edge_s2a.artifact.program import ALL, FEATURES, INFERENCE, TAPS, TRAINING, Program, from_json, last_readers
 from edge_s2a.artifact.tensors import decode
@@ -132,6 +133,25 @@ class Step(NamedTuple):
     handles: dict[str, Any]  # the engine's, of these
 
 
+def agree(written: dict[str, Program], manifest: Manifest, programs: Collection[str]) -> bool:
+    """Whether those of `programs` are written that the manifest tells of, and make all that is read of them."""
+    results = results_of(manifest)
+    return written.keys() == results.keys() & set(programs) and not any(
+        results[name].difference(*(call.outputs for call in calls)) for name, calls in written.items()
+    )
+
+
+def results_of(manifest: Manifest) -> dict[str, set[str]]:
+    """Each program of an artifact -> the results that are read of it."""
+    taps = {TAPS: {tap(name) for name in manifest.taps}}
+    if not manifest.can_train:
+        return taps
+    taps[TAPS].add(LOGITS)
+    training = {LOSS, LOGITS, *(gradient(name) for name in manifest.adapter_shapes)}
+    features = {FEATURES: set(manifest.features)} if manifest.features else {}
+    return {TRAINING: training, INFERENCE: {LOGITS}} | features | taps
+
+
 class OnnxRuntimeEngine:
     """The programs of an artifact on onnxruntime. See `edge_s2a.device.engine.base.Engine`."""
 
@@ -171,11 +191,10 @@ class OnnxRuntimeEngine:
             self._gradients = {name: _touched(array.shape) for name, array in self.adapter.items()}
             self._results |= {gradient(name): _share(array) for name, array in self._gradients.items()}
 
-        written = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}")
-        if (FEATURES in written) != bool(self.feature_shapes) or (TRAINING in written) != artifact.manifest.can_train:
+        written = from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {artifact.path}", programs)
+        if not agree(written, artifact.manifest, programs):
             raise UserError(f"{self._where}: program and manifest disagree; repack the model")
-        names = [name for name in written if name in programs]
-        calls = [call for name in names for call in written[name]]
+        calls = [call for program in written.values() for call in program]
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
         if bounded := arena_bytes is not None:
@@ -185,7 +204,7 @@ class OnnxRuntimeEngine:
             for number in sorted({call.graph for call in calls})
         }
         always = {*self._inputs, *weights}
-        self._programs = {name: self._steps(written[name], always, sessions) for name in names}
+        self._programs = {name: self._steps(program, always, sessions) for name, program in written.items()}
 
     def _steps(self, calls: Program, always: set[str], sessions: dict[int, onnxruntime.InferenceSession]) -> list[Step]:
         """always: the values that do not come from calls."""
