@@ -29,12 +29,11 @@ from edge_s2a.device.data.known import Read
 from edge_s2a.device.data.pixels import file_digest
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import taps_of
-from edge_s2a.device.evaluate import evaluate_batches, log_softmax
+from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
 from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, name_of
 from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.trainer import Evaluation, Prediction
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import constructor
 from edge_s2a.options import LearnerOptions
