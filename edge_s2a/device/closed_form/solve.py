@@ -16,14 +16,13 @@ lambda is searched downhill in a grid, by the squared error of these scores (PRE
 which chose as well as their log loss did in our study. Where many images are kept, a sample of them is left out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.artifact.learned import Head, Kept, Measured, State
-from edge_s2a.artifact.rows import Rows, pick
-from edge_s2a.codec.features import decode
+from edge_s2a.artifact.learned import Head, Measured, State
+from edge_s2a.artifact.rows import pick
 from edge_s2a.device.closed_form import sweep
 from edge_s2a.device.closed_form.calibration import (
     best_temperature,
@@ -31,8 +30,10 @@ from edge_s2a.device.closed_form.calibration import (
     log_loss,
     softmax,
 )
-from edge_s2a.device.closed_form.form import MOST_LEFT_OUT, Form
-from edge_s2a.device.closed_form.state import digest_keys, packed_start
+from edge_s2a.device.closed_form.form import Form
+from edge_s2a.device.closed_form.sample import Sample, sample_of
+from edge_s2a.device.closed_form.standard import NO_SUMS, Standard, blocks, features_of, standardise
+from edge_s2a.device.closed_form.state import packed_start
 from edge_s2a.errors import UserError
 
 GRID = tuple(10 ** (half / 2) for half in range(-8, 3))  # 1e-4 to 10
@@ -40,22 +41,8 @@ GRID = tuple(10 ** (half / 2) for half in range(-8, 3))  # 1e-4 to 10
 DEFAULT_RIDGE, DEFAULT_TEMPERATURE = GRID[6], 0.12
 # A lambda is better if its error is less by more than rounding.
 LEAST_GAIN = 1e-6
-# A feature is constant if its variance is no more than rounding of sums of its squares.
-CONSTANT = 1e-12
-IMPOSSIBLE = 1e-9
 LEAST_LEVERAGE = 1e-9
-NO_SUMS = "the sums that were learned are not those of any images; learn anew"
-
-
-class Standard(NamedTuple):
-    """Mean and deviation of the features in use, over all images."""
-
-    mean: np.ndarray  # float64 (columns,)
-    deviation: np.ndarray  # float64 (columns,); 0 for constant features
-    scale: np.ndarray  # float64 (columns,): 1 / deviation, or 0
-    sums: np.ndarray  # float64 (classes, columns): the sum of the standardised features of each class
-    counts: np.ndarray  # int (classes,)
-    features: int  # that are not constant
+BALANCING_POWER = 0.25
 
 
 class Fit(NamedTuple):
@@ -65,14 +52,6 @@ class Fit(NamedTuple):
     ridge: float
     temperature: float
     measured: Measured | None
-
-
-class Sample(NamedTuple):
-    """Images that are left out, one at a time."""
-
-    rows: np.ndarray  # int (images,): which of the kept ones
-    labels: np.ndarray  # int64 (images,)
-    weights: np.ndarray  # float64 (images,), of sum 1
 
 
 class Solution(NamedTuple):
@@ -93,84 +72,57 @@ class Ridge(NamedTuple):
     weight: Callable[[np.ndarray], np.ndarray]
 
 
-def solve(state: State, form: Form, ridge: float | None = None, previous: Head | None = None) -> Head:
+def solve(
+    state: State,
+    form: Form,
+    *,
+    class_weights: str = "none",
+    ridge: float | None = None,
+    previous: Head | None = None,
+) -> Head:
     """The classifier of all images of `state`.
 
-    ridge: lambda; without it, the best of GRID. previous: an earlier head of the state, whose lambda and temperature
-    are taken where no image is kept that could be left out. Raises UserError if there is no image, or if the sums are
-    not those of any images.
+    class_weights: "balanced" makes every class count alike, however many images it has, in the scores and in what is
+    measured; "none" does not. ridge: lambda; without it, the best of GRID. previous: an earlier head of the state,
+    whose lambda and temperature are taken where no image is kept that could be left out.
+
+    Raises UserError if there is no image, or if the sums are not those of any images.
     """
     if not state.classes:
         raise UserError("nothing was learned yet: there is no image; give --data with images")
-    standard = _standardise(state, form)
-    return _head(state, form, standard, _fit(state, form, standard, ridge, previous))
+    standard = standardise(state, form)
+    balance = balance_of(standard.counts, class_weights)
+    return _head(state, form, standard, balance, _fit(state, form, standard, balance, ridge, previous))
+
+
+def scores(head: Head, features: np.ndarray) -> np.ndarray:
+    """Logits, float32 (images, classes), of features float32 (images, width): their softmax are the probabilities."""
+    return (features @ head.weight.T + head.bias) / np.float32(head.temperature)
 
 
 def probabilities(head: Head, features: np.ndarray) -> np.ndarray:
     """float32 (images, classes) of features float32 (images, width)."""
-    return softmax((features @ head.weight.T + head.bias) / np.float32(head.temperature))
+    return softmax(scores(head, features))
 
 
-# -- features ------------------------------------------------------------------------------------------
+class Balance(NamedTuple):
+    """What becomes of the scores of the ridge problem: (score - shares) factors + offsets."""
+
+    shares: np.ndarray  # float64 (classes,), of each class in what was learned
+    factors: np.ndarray  # float64 (classes,)
+    offsets: np.ndarray  # float64 (classes,)
+    is_balanced: bool
 
 
-def _standardise(state: State, form: Form) -> Standard:
-    """From two passes over what is kept, and from the sums of what is folded."""
-    columns = state.layout.width - state.layout.first_column(form.groups)
-    classes, counts = len(state.classes), state.counts
-    images = counts.sum()
-    sums = np.zeros((classes, columns))
-    for rows, features in _blocks(state, form):
-        np.add.at(sums, state.kept.labels[rows], features)
-    dropped, squares = 0, np.zeros(columns)
-    if state.folded is not None:
-        dropped = state.folded.sums.shape[1] - columns
-        sums += state.folded.sums[:, dropped:]
-    mean = sums.sum(0) / images
-    if state.folded is not None:
-        all_columns = state.folded.sums.shape[1]
-        folded_sum, folded_images = state.folded.sums[:, dropped:].sum(0), len(state.folded.labels)
-        diagonal = np.array(
-            [state.folded.gram[start : start + 1][0] for start in _starts(dropped, all_columns)], np.float64
-        )
-        squares += diagonal - mean * (2 * folded_sum - folded_images * mean)
-    for _, features in _blocks(state, form):
-        features -= mean
-        squares += np.einsum("ij,ij->j", features, features)
-    variance = squares / images
-    if (variance < -IMPOSSIBLE * mean**2).any():
-        raise UserError(NO_SUMS)
-    variance[variance <= CONSTANT * (variance + mean**2)] = 0
-    deviation = np.sqrt(variance)
-    scale = np.divide(1, deviation, out=np.zeros(columns), where=deviation > 0)
-    sums -= counts[:, None] * mean
-    sums *= scale
-    return Standard(mean, deviation, scale, sums, counts, int(np.count_nonzero(deviation)))
-
-
-def _starts(first: int, columns: int) -> Iterator[int]:
-    """Yields where the rows from `first` on of a packed upper triangle start, which is on its diagonal."""
-    for row in range(first, columns):
-        yield packed_start(row, columns)
-
-
-def _blocks(
-    state: State, form: Form, standard: Standard | None = None, codes: Rows | None = None
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields (rows, features float64 (rows, columns)) of what is kept, or of `codes`, some at a time; standardised if
-    asked for."""
-    codes = state.kept.codes if codes is None else codes
-    for start in range(0, len(codes), form.block_rows):
-        rows = slice(start, min(start + form.block_rows, len(codes)))
-        yield rows, _features(codes[rows], state, form, standard)
-
-
-def _features(codes: np.ndarray, state: State, form: Form, standard: Standard | None) -> np.ndarray:
-    features = decode(codes, state.layout, form.groups).astype(np.float64)
-    if standard is not None:
-        features -= standard.mean
-        features *= standard.scale
-    return features
+def balance_of(counts: np.ndarray, class_weights: str) -> Balance:
+    """counts: int (classes,), images. With "balanced", a class of share p starts as high as any other, and what speaks
+    for it counts p^-1/4 times: better in our study than images with weights, than the prior taken out of the
+    probabilities, and than other powers; and it needs the sums alone."""
+    shares = counts / counts.sum()
+    if class_weights == "none":
+        return Balance(shares, np.ones(len(counts)), shares, False)
+    equal = 1 / len(counts)
+    return Balance(shares, (shares / equal) ** -BALANCING_POWER, np.full(len(counts), equal), True)
 
 
 # -- the two forms -------------------------------------------------------------------------------------
@@ -180,12 +132,12 @@ def _dual(state: State, form: Form, standard: Standard, sample: Sample) -> Ridge
     count = len(state.kept.labels)
     matrix = sweep.zeros(count, form.block_rows)
     for first, last in matrix.blocks():
-        left = _features(state.kept.codes[first:last], state, form, standard)
+        left = features_of(state.kept.codes[first:last], state, form, standard)
         for start, stop in matrix.blocks():
             if start == first:
                 matrix.diagonal[first:last, : last - first] = left @ left.T / standard.features
             elif start > first:
-                right = _features(state.kept.codes[start:stop], state, form, standard)
+                right = features_of(state.kept.codes[start:stop], state, form, standard)
                 np.matmul(left, right.T, out=matrix.array[first:last, start:stop])
         matrix.array[first:last, last:] /= standard.features
     targets = _targets(state.kept.labels, standard.counts)
@@ -201,7 +153,7 @@ def _dual(state: State, form: Form, standard: Standard, sample: Sample) -> Ridge
 
     def weight(coefficients: np.ndarray) -> np.ndarray:
         result = np.zeros((len(standard.mean), len(standard.counts)))
-        for rows, features in _blocks(state, form, standard):
+        for rows, features in blocks(state, form, standard):
             result += features.T @ coefficients[rows]
         return result / standard.features
 
@@ -213,7 +165,7 @@ def _primal(state: State, form: Form, standard: Standard, sample: Sample) -> Rid
     matrix = sweep.zeros(len(standard.mean), form.block_rows)
     if state.folded is not None:
         _add_folded(matrix, state, standard)
-    for _, features in _blocks(state, form, standard):
+    for _, features in blocks(state, form, standard):
         for first, last in matrix.blocks():
             products = features[:, first:last].T @ features[:, first:]
             products /= standard.features
@@ -226,7 +178,7 @@ def _primal(state: State, form: Form, standard: Standard, sample: Sample) -> Rid
         weight = sweep.product(matrix, targets)
         scores = np.empty((len(codes), len(standard.counts)))
         shares = standard.counts / images
-        for rows, features in _blocks(state, form, standard, codes):
+        for rows, features in blocks(state, form, standard, codes):
             leverage = np.einsum("ij,ji->i", features, sweep.product(matrix, features.T))
             leverage = np.maximum(1 - 1 / images - leverage / standard.features, LEAST_LEVERAGE)
             block = features @ weight
@@ -276,12 +228,14 @@ def _targets(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 # -- lambda and temperature ----------------------------------------------------------------------------
 
 
-def _fit(state: State, form: Form, standard: Standard, ridge: float | None, previous: Head | None) -> Fit:
+def _fit(
+    state: State, form: Form, standard: Standard, balance: Balance, ridge: float | None, previous: Head | None
+) -> Fit:
     default = (previous.ridge, previous.temperature) if previous else (DEFAULT_RIDGE, DEFAULT_TEMPERATURE)
     if len(state.classes) == 1 or not standard.features:
         weight = np.zeros((len(standard.mean), len(state.classes)))
         return Fit(weight, ridge or default[0], default[1], None)
-    sample = _sample(state.kept, standard.counts)
+    sample = sample_of(state.kept, standard.counts)
     if not len(sample.rows):
         ridge = ridge or default[0]
     try:
@@ -292,35 +246,18 @@ def _fit(state: State, form: Form, standard: Standard, ridge: float | None, prev
     weight = solver.weight(found.coefficients)
     if not len(sample.rows):
         return Fit(weight, found.ridge, default[1], None)
-    left_out = (found.scores, sample.labels, sample.weights)
+    outputs = found.scores
+    outputs -= balance.shares
+    outputs *= balance.factors
+    outputs += balance.offsets
+    left_out = (outputs, sample.labels, sample.balanced if balance.is_balanced else sample.weights)
     temperature = best_temperature(*left_out)
     measured = Measured(
-        min(1.0, float(sample.weights @ (found.scores.argmax(1) == sample.labels))),
+        min(1.0, float(left_out[2] @ (outputs.argmax(1) == sample.labels))),
         log_loss(*left_out, temperature),
         expected_calibration_error(*left_out, temperature),
     )
     return Fit(weight, found.ridge, temperature, measured)
-
-
-def _sample(kept: Kept, counts: np.ndarray) -> Sample:
-    """At most MOST_LEFT_OUT of the kept images, as many of each class where there are as many, which ones by their
-    digests. Their weights make each class count as often as it was learned.
-
-    Classes of one image do not count, because what is left knows nothing of them. No image counts unless two other
-    classes are kept: of a single class the best lambda would be the one that knows no other.
-    """
-    order = np.lexsort((digest_keys(kept.digests), kept.labels))
-    sizes = np.bincount(kept.labels, minlength=len(counts))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its class
-    order = order[np.argsort(place, kind="stable")]
-    order = order[counts[kept.labels[order]] > 1]
-    rows = np.sort(order[:MOST_LEFT_OUT])
-    labels = kept.labels[rows]
-    chosen = np.bincount(labels, minlength=len(counts))
-    if np.count_nonzero(chosen) < 2:
-        return Sample(rows[:0], labels[:0], np.zeros(0))
-    weights = (counts / np.maximum(chosen, 1))[labels]
-    return Sample(rows, labels, weights / weights.sum())
 
 
 def _search(solver: Ridge, sample: Sample, ridge: float | None) -> Solution:
@@ -356,23 +293,24 @@ def _better(tried: Solution, best: Solution) -> Solution:
     return tried if tried.error < best.error * (1 - LEAST_GAIN) else best
 
 
-def _head(state: State, form: Form, standard: Standard, fit: Fit) -> Head:
+def _head(state: State, form: Form, standard: Standard, balance: Balance, fit: Fit) -> Head:
     """The head of weights on features as they are."""
     width = state.layout.width
     raw = fit.weight.T * standard.scale
-    bias = standard.counts / standard.counts.sum() - raw @ standard.mean
+    raw *= balance.factors[:, None]
+    bias = balance.offsets - raw @ standard.mean
 
-    def all_features(values: np.ndarray) -> np.ndarray:
+    def allfeatures_of(values: np.ndarray) -> np.ndarray:
         result = np.zeros((*values.shape[:-1], width), np.float32)
         result[..., width - values.shape[-1] :] = values
         return result
 
     return Head(
         classes=list(state.classes),
-        weight=all_features(raw),
+        weight=allfeatures_of(raw),
         bias=bias.astype(np.float32),
-        mean=all_features(standard.mean),
-        deviation=all_features(standard.deviation),
+        mean=allfeatures_of(standard.mean),
+        deviation=allfeatures_of(standard.deviation),
         kind=form.kind,
         groups=form.groups,
         ridge=fit.ridge,

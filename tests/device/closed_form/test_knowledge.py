@@ -102,12 +102,13 @@ def test_what_was_read_goes_on_and_is_written_in_its_own_place(written):
     more = images_of(range(20, 26), [0, 1, 2] * 2, layout)
     for _ in range(2):
         state = add(load_knowledge(path, MANIFEST).state, NAMES, more)[0]
-        head = solve(state, Form("primal", knowledge.head.groups, 8, 0), knowledge.head.ridge)
+        head = solve(state, Form("primal", knowledge.head.groups, 8, 0), ridge=knowledge.head.ridge)
         save_knowledge(path, Knowledge(state, head, knowledge.adapter, "b"), MANIFEST)
     expected = add(knowledge.state, NAMES, more)[0]
     assert_equal_states(load_knowledge(path, MANIFEST).state, expected)
     assert_equal_heads(
-        load_head(path, MANIFEST)[0], solve(expected, Form("primal", knowledge.head.groups, 8, 0), knowledge.head.ridge)
+        load_head(path, MANIFEST)[0],
+        solve(expected, Form("primal", knowledge.head.groups, 8, 0), ridge=knowledge.head.ridge),
     )
 
 
@@ -130,7 +131,7 @@ def test_what_is_kept_is_not_in_memory(tmp_path):
     codes = rng.standard_normal((count, 4096)).astype("<f2").view(np.uint8)
     images = Kept(rng.integers(0, 256, (count, 16), np.uint8), np.arange(count) % 2, codes)
     state = add(empty(layout), ["a", "b"], images)[0]
-    head = solve(state, Form("dual", 1, 64, 0), 1.0)
+    head = solve(state, Form("dual", 1, 64, 0), ridge=1.0)
     manifest = SimpleNamespace(**{**vars(MANIFEST), "taps": layout.taps})
     tracemalloc.start()
     save_knowledge(tmp_path / "k", Knowledge(state, head, {}, ""), manifest)

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_s2a.codec.features import decode
+from edge_s2a.device.closed_form import sample
 from edge_s2a.device.closed_form import solve as solving
 from edge_s2a.device.closed_form.form import BLOCKS, Form, choose_form, work_bytes
-from edge_s2a.device.closed_form.solve import GRID, probabilities, solve
+from edge_s2a.device.closed_form.solve import GRID, probabilities, scores, solve
 from edge_s2a.device.closed_form.state import add, empty, fold, forget_class, forget_image, merge, rename
 from edge_s2a.errors import UserError
 from tests.device.closed_form.images import TAPS, digest_of, features_of, images_of, layout_of
@@ -66,7 +67,7 @@ def assert_same(head, expected, tolerance=1e-5):
 def test_weights_are_those_of_least_squares(format, kind, count, ridge):
     layout = layout_of(format)
     state = learned(range(count), [number % 3 for number in range(count)], layout)
-    head = solve(state, FORMS[kind], ridge)
+    head = solve(state, FORMS[kind], ridge=ridge)
     x, labels = decoded(state)
     z, features = standardised(x)
     weight, intercept = least_squares(z, labels, 3, ridge, features)
@@ -88,7 +89,7 @@ def test_scores_of_what_is_left_out_are_those_of_refits(kind, count, ridge, monk
         solving, "best_temperature", lambda scores, *rest: seen.setdefault("s", scores) is None or best(scores, *rest)
     )
     state = learned(range(count), [number % 3 for number in range(count)])
-    head = solve(state, FORMS[kind], ridge)
+    head = solve(state, FORMS[kind], ridge=ridge)
     x, labels = decoded(state)
     z, features = standardised(x)
     expected = np.empty((count, 3))
@@ -108,8 +109,8 @@ def test_what_is_left_out_of_folded_states_is_what_is_kept(monkeypatch):
     whole = learned(range(30), [0] * 18 + [1] * 9 + [2] * 3)
     state = fold(whole, 12)
     assert np.bincount(state.kept.labels).tolist() == [3, 7, 8]
-    solve(whole, FORMS["primal"], 0.01)
-    solve(state, FORMS["primal"], 0.01)
+    solve(whole, FORMS["primal"], ridge=0.01)
+    solve(state, FORMS["primal"], ridge=0.01)
     (all_scores, _, _), (scores, labels, weights) = seen
     rows = [row for row in range(30) if digest_of(row) in {digest.tobytes() for digest in state.kept.digests}]
     np.testing.assert_allclose(scores, all_scores[rows], rtol=0, atol=1e-9)
@@ -120,13 +121,13 @@ def test_what_is_left_out_of_folded_states_is_what_is_kept(monkeypatch):
 @pytest.mark.parametrize("count", [8, 30])
 def test_dual_primal_and_folded_give_the_same_head(ridge, count):
     state = learned(range(count), [number % 3 for number in range(count)])
-    expected = solve(state, FORMS["dual"], ridge)
-    assert_same(solve(state, FORMS["primal"], ridge), expected)
+    expected = solve(state, FORMS["dual"], ridge=ridge)
+    assert_same(solve(state, FORMS["primal"], ridge=ridge), expected)
     for folded in (1, count // 2, count):
-        assert_same(solve(fold(state, folded), FORMS["primal"], ridge), expected)
+        assert_same(solve(fold(state, folded), FORMS["primal"], ridge=ridge), expected)
     for block in (1, 3, 64):
-        assert_same(solve(state, replace(FORMS["dual"], block_rows=block), ridge), expected)
-        assert_same(solve(fold(state, count // 3), replace(FORMS["primal"], block_rows=block), ridge), expected)
+        assert_same(solve(state, replace(FORMS["dual"], block_rows=block), ridge=ridge), expected)
+        assert_same(solve(fold(state, count // 3), replace(FORMS["primal"], block_rows=block), ridge=ridge), expected)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -137,14 +138,14 @@ def test_fewer_groups_are_a_model_of_these_alone(groups):
     taps = dict(list(TAPS.items())[-groups:])
     codes = few.kept.codes[0:20][:, 2 * first :].copy()
     alone = replace(few, layout=layout_of(taps=taps), kept=replace(few.kept, codes=codes))
-    expected = solve(alone, Form("dual", groups, 8, 0), 0.01)
+    expected = solve(alone, Form("dual", groups, 8, 0), ridge=0.01)
     for form, learned_state in (
         ("dual", state),
         ("primal", state),
         ("primal", fold(state, 9)),
         ("primal", fold(state, 9, groups)),
     ):
-        head = solve(learned_state, Form(form, groups, 8, 0), 0.01)
+        head = solve(learned_state, Form(form, groups, 8, 0), ridge=0.01)
         np.testing.assert_array_equal(head.weight[:, :first], 0)
         np.testing.assert_array_equal(head.deviation[:first], 0)
         reference = logits(expected, FRESH[:, first:])
@@ -159,7 +160,7 @@ def test_features_that_never_change_are_ignored(kind):
     halves[:, 4] = 123.4
     state = add(empty(layout), NAMES, replace(images, codes=halves.view(np.uint8)))[0]
     for some in [state, fold(state, 10)] if kind == "primal" else [state]:
-        head = solve(some, FORMS[kind], 0.01)
+        head = solve(some, FORMS[kind], ridge=0.01)
         assert head.deviation[4] == 0
         np.testing.assert_array_equal(head.weight[:, 4], 0)
         x, labels = decoded(state)
@@ -182,12 +183,12 @@ def test_lambda_has_the_least_squared_error_among_its_neighbours(monkeypatch):
         form = choose_form(count, None, LAYOUT, 3, 1 << 24)
         seen.clear()
         for value in GRID:
-            solve(state, form, value)
+            solve(state, form, ridge=value)
         errors = [((np.eye(3)[state.kept.labels] - scores) ** 2).sum() for scores in seen]
         head = solve(state, form)
         place = GRID.index(head.ridge)
         assert errors[place] == min(errors[max(0, place - 1) : place + 2])
-        assert head.measured == solve(state, form, head.ridge).measured
+        assert head.measured == solve(state, form, ridge=head.ridge).measured
         tried.add(place)
     assert len(tried) > 1
 
@@ -201,17 +202,61 @@ def test_of_many_images_a_sample_is_left_out(monkeypatch):
     orders = [np.arange(41), np.random.default_rng(0).permutation(41)]
     states = [learned(order.tolist(), np.array(labels)[order].tolist()) for order in orders]
     whole = solve(states[0], FORMS["primal"])
-    monkeypatch.setattr(solving, "MOST_LEFT_OUT", 16)
-    heads = [solve(state, FORMS[kind], whole.ridge) for state in states for kind in FORMS]
+    monkeypatch.setattr(sample, "MOST_LEFT_OUT", 16)
+    heads = [solve(state, FORMS[kind], ridge=whole.ridge) for state in states for kind in FORMS]
     for _, chosen, weights in seen[1:]:
         assert np.bincount(chosen).tolist() == [2, 7, 7]
         np.testing.assert_allclose(np.bincount(chosen, weights), np.array([2, 30, 9]) / 41, rtol=1e-12)
     all_scores = {tuple(np.round(row, 9)) for row in seen[0][0]}
-    for scores, _, _ in seen[1:]:
-        assert {tuple(np.round(row, 9)) for row in scores} <= all_scores
+    for chosen_scores, _, _ in seen[1:]:
+        assert {tuple(np.round(row, 9)) for row in chosen_scores} <= all_scores
     for head in heads[1:]:
         assert_same(head, heads[0])
         assert head.temperature == pytest.approx(heads[0].temperature, rel=1e-6)
+
+
+# -- balanced classes ----------------------------------------------------------------------------------
+
+
+def test_balanced_scores_are_those_of_the_formula():
+    """(score - share) (share classes)^-1/4 + 1 / classes, also in a folded state."""
+    state = learned(range(30), [0] * 18 + [1] * 9 + [2] * 3)
+    shares = np.array([3, 18, 9]) / 30
+    for given_state, form in ((state, FORMS["dual"]), (fold(state, 10), FORMS["primal"])):
+        plain = solve(given_state, form, ridge=0.1)
+        balanced = solve(given_state, form, class_weights="balanced", ridge=0.1)
+        expected = (logits(plain) - shares) * (3 * shares) ** -0.25 + 1 / 3
+        np.testing.assert_allclose(logits(balanced), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_is_measured_of_balanced_classes_counts_them_alike(monkeypatch):
+    seen = []
+    best = solving.best_temperature
+    monkeypatch.setattr(solving, "best_temperature", lambda *given: seen.append(given) or best(*given))
+    state = learned(range(30), [0] * 18 + [1] * 9 + [2] * 3)
+    head = solve(state, FORMS["dual"], class_weights="balanced")
+    ((outputs, labels, _),) = seen
+    recalls = [(outputs.argmax(1) == labels)[labels == label].mean() for label in range(3)]
+    assert head.measured.accuracy == pytest.approx(np.mean(recalls))
+
+
+def test_with_as_many_images_of_each_class_balancing_changes_nothing():
+    state = learned(range(30), [number % 3 for number in range(30)])
+    plain, balanced = (solve(state, FORMS["dual"], class_weights=weights) for weights in ("none", "balanced"))
+    assert_same(balanced, plain)
+    assert balanced.temperature == pytest.approx(plain.temperature, rel=1e-9)
+
+
+def test_rare_classes_are_found_more_often_when_balanced():
+    layout = layout_of(taps={"a": 4})
+    labels = [0] * 60 + [1] * 20 + [2] * 5
+    state = learned(range(len(labels)), labels, layout)
+    fresh = np.array([features_of(number, 2, layout) for number in range(500, 700)])
+    form = Form("dual", 1, 64, 0)
+    rare = state.classes.index(NAMES[2])
+    plain, balanced = (solve(state, form, class_weights=weights) for weights in ("none", "balanced"))
+    found = [(scores(head, fresh).argmax(1) == rare).mean() for head in (plain, balanced)]
+    assert found[1] > found[0] + 0.1
 
 
 # -- any order, any partition --------------------------------------------------------------------------
@@ -256,7 +301,7 @@ def test_any_order_and_partition_gives_the_head_of_everything_at_once(data, coun
     expected = solve(expected_state, choose_form(count, None, LAYOUT, 3, 1 << 24))
     folded_groups = None if state.folded is None else state.folded.groups
     form = choose_form(len(state.kept.labels), folded_groups, LAYOUT, 3, 1 << 24)
-    head = solve(state, form, expected.ridge)
+    head = solve(state, form, ridge=expected.ridge)
     assert_same(head, expected)
     np.testing.assert_allclose(head.mean, expected.mean, rtol=1e-6)
     np.testing.assert_allclose(head.deviation, expected.deviation, rtol=1e-6)
@@ -309,7 +354,7 @@ def test_equal_images_give_the_shares_of_their_classes():
 
 def test_where_nothing_is_kept_lambda_and_temperature_stay():
     whole = learned(range(30), [number % 3 for number in range(30)])
-    before = solve(whole, FORMS["primal"], 0.1)
+    before = solve(whole, FORMS["primal"], ridge=0.1)
     head = solve(fold(whole, 30), FORMS["primal"], previous=before)
     assert (head.ridge, head.temperature, head.measured) == (0.1, before.temperature, None)
     assert_same(head, before)
@@ -356,7 +401,7 @@ def test_memory_is_what_the_form_says(format, kind, count, width, classes, folde
     groups, kept = 2, len(state.kept.labels)
     form = Form(kind, groups, block, work_bytes(kind, kept, groups, block, layout, classes))
     tracemalloc.start()
-    solve(state, form, 0.01)
+    solve(state, form, ridge=0.01)
     one = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     solve(state, form)
