@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -220,10 +221,11 @@ class Learner:
         self._head: Head | None = None
 
     def forget(self, what: str) -> None:
-        """Forgets a class by its name, or else the one image whose SHA-256 begins with these hexadecimal digits,
-        exactly as if it had never been learned. Raises UserError where there is none, or where it is folded into
+        """Forgets a class by its name, or else the one image whose SHA-256 begins with these four or more hexadecimal
+        digits, exactly as if it had never been learned. Raises UserError where there is none, or where it is folded into
         sums."""
-        self._become((states.forget_class if what in self.classes else states.forget_image)(self.state, what))
+        is_digest = what not in self.classes and re.fullmatch(r"[0-9a-fA-F]{4,}", what)
+        self._become((states.forget_image if is_digest else states.forget_class)(self.state, what))
 
     def rename(self, old: str, new: str) -> None:
         """Gives a class another name; that of another class makes one of both. Raises UserError if there is none."""
@@ -265,7 +267,7 @@ class Learner:
                 f"{-(-needed_bytes // MIB)}MiB or more",
                 needed_bytes,
             )
-        return solve(state, form, previous=self._previous)
+        return solve(state, form, class_weights=self.options.class_weights, previous=self._previous)
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
