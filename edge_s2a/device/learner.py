@@ -20,7 +20,7 @@ from edge_s2a.artifact.program import TO_LEARN
 from edge_s2a.artifact.rows import pick
 from edge_s2a.codec.features import Layout, encode
 from edge_s2a.device.closed_form import state as states
-from edge_s2a.device.closed_form.drift import Drift, drift_of
+from edge_s2a.device.closed_form.drift import Drift, Recent
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.device.closed_form.solve import scores, solve
@@ -222,8 +222,8 @@ class Learner:
 
     def forget(self, what: str) -> None:
         """Forgets a class by its name, or else the one image whose SHA-256 begins with these four or more hexadecimal
-        digits, exactly as if it had never been learned. Raises UserError where there is none, or where it is folded into
-        sums."""
+        digits, exactly as if it had never been learned. Raises UserError where there is none, or where it is folded
+        into sums."""
         is_digest = what not in self.classes and re.fullmatch(r"[0-9a-fA-F]{4,}", what)
         self.become((states.forget_image if is_digest else states.forget_class)(self.state, what))
 
@@ -305,17 +305,16 @@ class Learner:
         loss = math.nan if result["loss"] is None else result["loss"]
         return Evaluation(result["accuracy"], loss, result["count"])
 
-    def drift(self, images: Iterable[ImageLike]) -> Drift:
-        """Returns how far images, which need no labels, are from those that were learned. Raises UserError if none can
-        be read."""
-        total, count = np.zeros(self.layout.width), 0
+    def drift(self, images: Iterable[ImageLike]) -> Drift | None:
+        """Returns how far images, which need no labels, are from those that were learned; None where too few images
+        are kept to tell. Raises UserError if none can be read."""
+        recent = Recent(self.head)
         for image in images:
             with contextlib.suppress(UserError):
-                total += self.features(image)[0]
-                count += 1
-        if not count:
+                recent.add(self.features(image))
+        if not recent.images:
             raise UserError("no image could be read; give images like those that were learned")
-        return drift_of(self.head, total, count)
+        return recent.drift()
 
     # -- the knowledge file ----------------------------------------------------------------------------
 
