@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,21 @@ from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.run.schema import PredictionLine
 from edge_s2a.run.writer import json_line
+
+
+class Evaluation(NamedTuple):
+    """The quality of an adapter on labelled images."""
+
+    accuracy: float  # share of images whose likeliest class is right
+    loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
+    images: int
+
+
+class Prediction(NamedTuple):
+    """A class of an image."""
+
+    label: str
+    probability: float
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

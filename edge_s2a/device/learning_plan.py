@@ -1,5 +1,6 @@
 """Plans the memory of learning in one pass: the backbone's, and that of the closed form."""
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 from edge_s2a.codec.features import Layout
@@ -35,13 +36,18 @@ class LearningPlan(NamedTuple):
 def plan_learning(measurement: Measurement, layout: Layout, expected: Expected, budget_bytes: int) -> LearningPlan:
     """Gives the closed form as many features as there is memory for beside one image at a time, and the images what is
     then left. The plan is not feasible where not even the features of one tap fit."""
-    held_bytes = {"images": IMAGE_BYTES * (expected.kept + expected.folded)}
-    least = measurement.plan(budget_bytes, INFERENCE_BATCH_SIZE, held_bytes)
-    available_bytes = budget_bytes - least.minimum_budget_bytes
-    kept, groups, classes = expected.kept, expected.folded_groups, expected.classes
-    form = choose_form(kept, groups, layout, classes, available_bytes) or smallest_form(layout, expected)
-    held_bytes["closed form"] = form.work_bytes
-    return LearningPlan(measurement.plan(budget_bytes, INFERENCE_BATCH_SIZE, held_bytes), form)
+    images_bytes = IMAGE_BYTES * (expected.kept + expected.folded)
+
+    def plan(limit_bytes: int, batch_size: int, form_bytes: int) -> MemoryPlan:
+        return measurement.plan(limit_bytes, batch_size, {"images": images_bytes, "closed form": form_bytes})
+
+    # What one image at a time takes, and not a byte more.
+    available_bytes = budget_bytes - plan(0, 1, 0).predicted_peak_bytes
+    smallest = smallest_form(layout, expected)
+    form = choose_form(expected.kept, expected.folded_groups, layout, expected.classes, available_bytes) or smallest
+    memory = plan(budget_bytes, INFERENCE_BATCH_SIZE, form.work_bytes)
+    least_bytes = plan(0, 1, smallest.work_bytes).minimum_budget_bytes
+    return LearningPlan(dataclasses.replace(memory, minimum_budget_bytes=least_bytes), form)
 
 
 def smallest_form(layout: Layout, expected: Expected) -> Form:

@@ -6,14 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.decoding import UnusableImage
-from edge_s2a.device.evaluate import evaluate_batches, log_softmax
+from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
 from edge_s2a.device.images.program import (
     ImageLike,
     Label,
@@ -39,21 +38,6 @@ from edge_s2a.option import constructor
 from edge_s2a.options import TrainerOptions
 
 START_SEED = 0  # of the images that `start` reads
-
-
-class Evaluation(NamedTuple):
-    """The quality of an adapter on labelled images."""
-
-    accuracy: float  # share of images whose likeliest class is right
-    loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
-    images: int
-
-
-class Prediction(NamedTuple):
-    """A class of an image."""
-
-    label: str
-    probability: float
 
 
 class Trainer:

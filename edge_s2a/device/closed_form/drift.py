@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edge_s2a.artifact.learned import DRIFT_IMAGES, Head
+from edge_s2a.device.closed_form.solve import scores
 
 
 class Drift(NamedTuple):
@@ -25,6 +26,28 @@ class Drift(NamedTuple):
     threshold: float
     drifted: bool  # whether the statistic exceeds the threshold
     images: int
+
+
+class Recent:
+    """Adds up what the drift of images is told by, some at a time."""
+
+    def __init__(self, head: Head):
+        self._head = head
+        self._total = np.zeros(len(head.mean))
+        self._predicted = np.zeros(len(head.classes), np.int64)
+
+    @property
+    def images(self) -> int:
+        return int(self._predicted.sum())
+
+    def add(self, features: np.ndarray) -> None:
+        """features: float32 (images, width)."""
+        self._total += features.sum(0)
+        self._predicted += np.bincount(scores(self._head, features).argmax(1), minlength=len(self._predicted))
+
+    def drift(self) -> Drift | None:
+        """Of all images that were added, of which there is at least one; None as for `drift_of`."""
+        return drift_of(self._head, self._total, self._predicted)
 
 
 def drift_of(head: Head, total: np.ndarray, predicted: np.ndarray) -> Drift | None:
