@@ -75,8 +75,8 @@ MEMORY_BUDGET = "512MiB"
 
 def image_folders(data: str, purpose: str) -> Path:
     """WORK/<data>/<purpose>/{train,val,one}/<class>: links to the images that a run trains on and is judged by, and
-    to one training image of each class. `purpose` is "result", one of FOLDS for choosing a rate, or "split<seed>-<images
-    of a class, or all>"."""
+    to one training image of each class. `purpose` is "result", one of FOLDS for choosing a rate, or split<seed>-<images
+    of a class, or all>."""
     folder = WORK / data / purpose
     source = SHARED / "data" / data
     has_split = (source / "train").is_dir()
