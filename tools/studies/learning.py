@@ -57,7 +57,7 @@ def learn(model_key: str, data: str, purpose: str, threads: int) -> dict:
         "learn", artifact_of(model_key), "--data", folders / "train", "--val-data", folders / "val", "--output",
         knowledge, "--threads", threads,
     )  # fmt: skip
-    kept = ("images", "left_out_accuracy", "calibration_error", "ridge", "temperature", "peak_rss_bytes")
+    kept = ("images", "left_out_accuracy", "calibration_error", "temperature", "peak_rss_bytes")
     return {"accuracy": summary["val_accuracy"], "loss": summary["val_loss"]} | {key: summary[key] for key in kept}
 
 
