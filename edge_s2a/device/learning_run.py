@@ -29,8 +29,8 @@ from edge_s2a.sizes import format_size
 
 
 def learn(options: LearnOptions) -> dict[str, Any]:
-    """Learns what the options name, writes the knowledge file, and returns the summary: the file's record, with time and
-    memory of writing it, "skipped" (image -> why it could not be used) and "output".
+    """Learns what the options name, writes the knowledge file, and returns the summary: the file's record, which then
+    counts writing it, too, "skipped" (image -> why it could not be used) and "output".
 
     Raises UserError for bad input, BudgetError if the budget is too small, and KeyboardInterrupt when told to stop: the
     features of images that were read are then kept beside the knowledge file, and the same call goes on from there.

@@ -72,9 +72,8 @@ class Journal:
         written."""
         assert len(digest) == DIGEST_BYTES
         codes = row.tobytes()
-        self._write(
-            JOURNAL_PREFIX.pack(digest, zlib.crc32(codes, zlib.crc32(digest))) + codes, self._offset(self._count)
-        )
+        prefix = JOURNAL_PREFIX.pack(digest, zlib.crc32(codes, zlib.crc32(digest)))
+        self._write(prefix + codes, self._offset(self._count))
         self._numbers[digest] = self._count
         self._count += 1
 
