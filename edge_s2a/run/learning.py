@@ -91,15 +91,16 @@ def measures(summary: LearningSummary, width: int) -> list[Line]:
 
 def images(summary: LearningSummary) -> Line:
     kept, folded = summary.kept_images, summary.folded_images
-    text = "" if kept is None else f"  features of {kept} kept"
+    text = "not recorded" if summary.images is None else f"{summary.images} of {len(summary.classes)} classes"
+    text += "" if kept is None else f"  features of {kept} kept"
     text += f", sums of {folded}" if folded else ""
-    return labelled("images", Piece("not recorded" if summary.images is None else f"{summary.images}{text}"))
+    return labelled("images", Piece(text))
 
 
 def classes(summary: LearningSummary) -> Line:
     shown = [f"{visible(name)} {count}" for name, count in list(summary.classes.items())[:SHOWN_CLASSES]]
     more = ["..."] if len(summary.classes) > SHOWN_CLASSES else []
-    return labelled("classes", Piece(f"{len(summary.classes)}: "), Piece(", ".join(shown + more), "faint"))
+    return labelled("classes", Piece(", ".join(shown + more)))
 
 
 def accuracy(summary: LearningSummary) -> Line:

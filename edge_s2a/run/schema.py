@@ -277,6 +277,6 @@ class RecentDrift:
 
     time: str | None  # ISO 8601, UTC
     images: int
-    statistic: float
-    threshold: float  # of the statistic
+    statistic: float = field(metadata=significant(6))
+    threshold: float = field(metadata=significant(6))  # of the statistic
     drifted: bool  # whether the statistic exceeds the threshold
