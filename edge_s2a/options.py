@@ -395,26 +395,32 @@ class InspectOptions(ArtifactOptions):
 
 
 @options
-class RunFolderOptions(Options):
-    """What shows a run, now or afterwards."""
+class ShownOptions(Options):
+    """What is shown, now or afterwards."""
 
-    run_folder: StrPath = option("folder that train wrote", kw_only=False, is_argument=True, metavar="RUN")
+    source: StrPath = option(
+        "folder that train wrote, or knowledge file that learn writes", kw_only=False, is_argument=True, metavar="RUN|K"
+    )
 
 
 @options
-class WatchOptions(RunFolderOptions):
+class WatchOptions(ShownOptions):
     """`edge-s2a watch`."""
 
     once: bool = option("show one frame and end, as when standard output is not a terminal", default=False)
 
 
 @options
-class ReportOptions(RunFolderOptions):
+class ReportOptions(ShownOptions):
     """`edge-s2a report`."""
 
-    output: StrPath | None = option("folder for the page; default: RUN/report", default=None, metavar="FOLDER")
+    output: StrPath | None = option(
+        "folder for the page; default: RUN/report, or K.report beside a knowledge file K",
+        default=None,
+        metavar="FOLDER",
+    )
     tensorboard: StrPath | None = option(
-        "write TensorBoard events to this folder instead", default=None, metavar="FOLDER"
+        "write the TensorBoard events of a run to this folder instead", default=None, metavar="FOLDER"
     )
 
 

@@ -7,7 +7,7 @@ is written nor read before it is needed.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +28,12 @@ from edge_s2a.artifact.learned import (
     Measured,
     State,
 )
+from edge_s2a.artifact.learning_files import KNOWLEDGE_FORMAT, RECORD
 from edge_s2a.artifact.manifest import Manifest, has_type
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import FORMATS, Layout, is_valid
 from edge_s2a.errors import UserError
 
-FORMAT = "edge-s2a knowledge 1"
 HEAD, FAMILIAR, KEPT, FOLDED, ADAPTER = "head.", "familiar.", "kept.", "folded.", "adapter:"
 MOST_IMAGES = 1 << 40
 HEAD_DIGEST, DIGEST = "head_sha256", "sha256"
@@ -52,6 +52,8 @@ class Knowledge:
     head: Head
     adapter: Mapping[str, np.ndarray]  # that the features were computed with; empty if they are the pretrained model's
     artifact: str  # path of the artifact when it was learned
+    # What learning says of itself, as JSON: edge_s2a.run.schema.LearningSummary.
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None:
@@ -67,7 +69,7 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
         learned |= {FOLDED + name: getattr(state.folded, name) for name in ("gram", "sums", "digests", "labels")}
     numbers = {name: getattr(head, name) for name in NUMBERS}
     metadata = {
-        "format": FORMAT,
+        "format": KNOWLEDGE_FORMAT,
         "model": manifest.model,
         "model_digest": manifest.model_digest,
         "artifact": knowledge.artifact,
@@ -75,6 +77,7 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
         "codes": state.layout.format,
         "classes": json.dumps(state.classes),
         "folded_groups": str(0 if state.folded is None else state.folded.groups),
+        RECORD: json.dumps(knowledge.record),
         "head": json.dumps(numbers | {"measured": None if head.measured is None else asdict(head.measured)}),
     }
     metadata[HEAD_DIGEST] = tensors.digest(told, metadata)
@@ -94,12 +97,12 @@ def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
         raise UserError(f"{opened.where} is damaged: its checksum is wrong; use another copy")
     try:
         state = _state(opened)
-        head = _head(opened)
+        head, record = _head(opened), _record(opened)
         if (head.counts != state.counts).any():
             raise ValueError(f"a head of {head.images} images for {state.counts.sum()}")
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(opened, error) from error
-    return Knowledge(state, head, _adapter(opened, manifest), opened.metadata["artifact"])
+    return Knowledge(state, head, _adapter(opened, manifest), opened.metadata["artifact"], record)
 
 
 def load_head(path: Path, manifest: Manifest) -> tuple[Head, dict[str, np.ndarray]]:
@@ -120,13 +123,13 @@ def load_head(path: Path, manifest: Manifest) -> tuple[Head, dict[str, np.ndarra
 
 def is_knowledge(path: Path) -> bool:
     """Whether a file is a knowledge file, as far as its beginning tells. Raises UserError if it cannot be read."""
-    return (_metadata_of(path) or {}).get("format") == FORMAT
+    return (_metadata_of(path) or {}).get("format") == KNOWLEDGE_FORMAT
 
 
 def artifact_of(path: Path) -> Path:
     """Where the artifact was that a knowledge file was learned with. Raises UserError for a file that is none."""
     metadata = _metadata_of(path) or {}
-    if metadata.get("format") != FORMAT or not metadata.get("artifact"):
+    if metadata.get("format") != KNOWLEDGE_FORMAT or not metadata.get("artifact"):
         raise UserError(f"{path} is not a knowledge file that edge-s2a learn wrote; give one, or an artifact")
     return Path(metadata["artifact"])
 
@@ -165,7 +168,7 @@ def _open(path: Path, manifest: Manifest) -> Opened:
     except OSError as error:
         raise UserError(f"cannot read {where}: {error.strerror}; check the path") from error
     found, metadata = tensors.open_rows(file, where)
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != KNOWLEDGE_FORMAT:
         raise UserError(f"{path} is not a knowledge file that edge-s2a learn wrote; give one of this version")
     if metadata.get("model_digest") != manifest.model_digest:
         raise UserError(
@@ -287,6 +290,14 @@ def _head(opened: Opened) -> Head:
     measured = _measured(numbers["measured"], len(opened.classes))
     values: dict[str, Any] = arrays | numbers | {"measured": measured, "familiar": _familiar(opened)}
     return Head(classes=list(opened.classes), **values)
+
+
+def _record(opened: Opened) -> dict[str, Any]:
+    """Of a file that was written without one: {}. What is in it is for readers to judge."""
+    record = parse_json(opened.metadata.get(RECORD, "{}"))
+    if not isinstance(record, dict):
+        raise ValueError("a record that is no object")
+    return record
 
 
 def _measured(values: Any, classes: int) -> Measured | None:

@@ -8,12 +8,12 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from edge_s2a.artifact.header import LENGTH_BYTES, MAX_HEADER_BYTES, read_header
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.errors import UserError
@@ -27,8 +27,6 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 16 << 20
 BLOCK_BYTES = 1 << 20  # of rows that are not in memory
 
 
@@ -115,12 +113,9 @@ def open_rows(file: BinaryIO, where: str) -> tuple[dict[str, FileRows], dict[str
     axis.
     """
     try:
-        size = os.fstat(file.fileno()).st_size
-        header_bytes = int.from_bytes(os.pread(file.fileno(), LENGTH_BYTES, 0), "little")
-        if size < LENGTH_BYTES or header_bytes > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
-            raise ValueError("header longer than the file")
-        start = LENGTH_BYTES + header_bytes
-        entries, metadata = _entries(os.pread(file.fileno(), header_bytes, LENGTH_BYTES), size - start)
+        text, size = read_header(file)
+        start = LENGTH_BYTES + len(text)
+        entries, metadata = _entries(text, size - start)
         if not all(entry.shape for entry in entries.values()):
             raise ValueError("a tensor without axes")
     except OSError as error:

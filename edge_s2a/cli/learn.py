@@ -38,7 +38,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
         ("calibration error", share(summary["calibration_error"], "needs two images of a class")),
         ("val accuracy", share(validation, "no validation data")),
         ("solved", f"{summary['form']} form, {summary['used_features']} of {summary['features']} features, "
-                   f"lambda {summary['lambda']:.2g}"),
+                   f"lambda {summary['ridge']:.2g}"),
         ("kept", f"features of {summary['kept_images']} images" + (f", sums of {folded}" if folded else "")),
         ("time", f"{summary['seconds']:.1f} s"),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),

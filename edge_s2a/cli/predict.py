@@ -17,11 +17,16 @@ def run(options: PredictOptions, output: Output) -> int:
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
     from edge_s2a.device.predict import predict
+    from edge_s2a.run.schema import RecentDrift
+    from edge_s2a.run.times import now_utc
+    from edge_s2a.run.writer import write_recent
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
     classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
     found = predict(classifier, paths(options.images), options.top, options.unknown)
+    if found["drift"]:
+        write_recent(Path(options.adapter), RecentDrift(time=now_utc(), **found["drift"]))
     if output.json:
         print(json.dumps(found, ensure_ascii=False))
     elif not output.quiet:

@@ -12,10 +12,12 @@ def run(options: WatchOptions, output: Output) -> int:
     from edge_s2a.run.watch import snapshot, watch
 
     if output.json:
-        print(json.dumps(snapshot(Path(options.run_folder))))
+        print(json.dumps(snapshot(Path(options.source))))
     elif not output.quiet:
-        watch(Path(options.run_folder), options.once)
+        watch(Path(options.source), options.once)
     return 0
 
 
-COMMAND = Command("watch", "show a run as it trains, until q or Ctrl-C", WatchOptions, run)
+COMMAND = Command(
+    "watch", "show a run as it trains, or what is learned in one pass, until q or Ctrl-C", WatchOptions, run
+)

@@ -1,6 +1,7 @@
 """Learns classes from images that it sees once: no backward pass, no learning rate, new classes at any time."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -34,11 +35,17 @@ from edge_s2a.device.engine.batches import taps_of
 from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
 from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, name_of
 from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
+from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
 from edge_s2a.device.memory.available import parse_budget
+from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import constructor
 from edge_s2a.options import LearnerOptions
+from edge_s2a.run.convert import to_json
+from edge_s2a.run.schema import LearningSummary
+from edge_s2a.run.times import now_utc
+from edge_s2a.run.writer import remove_recent
 from edge_s2a.sizes import MIB, format_size
 
 # Fewer images are solved for at once as fast, and so many new ones are.
@@ -88,6 +95,7 @@ class Learner:
 
     def _open(self, options: LearnerOptions, expected: Expected | None) -> None:
         self.options = options
+        self._started = now_utc()
         self.manifest = Artifact(Path(options.artifact)).manifest
         self.layout = Layout(options.codes, self.manifest.taps)
         self.engine_settings = start_engine(options.provider, options.threads)
@@ -356,8 +364,29 @@ class Learner:
         classifier is solved for from all that was learned."""
         if self._update is not None:
             self._head = self._update = None
+        self.save_with(Path(path), self.summary())
+
+    def save_with(self, path: Path, summary: LearningSummary) -> None:
+        """The same, and it says this of itself. What `predict` saw last is forgotten: it was compared with what the
+        file held before."""
         artifact = str(Path(self.options.artifact).resolve())
-        save_knowledge(Path(path), Knowledge(self.state, self.head, self._adapter, artifact), self.manifest)
+        knowledge = Knowledge(self.state, self.head, self._adapter, artifact, to_json(summary))
+        save_knowledge(path, knowledge, self.manifest)
+        remove_recent(path)
+
+    def summary(self) -> LearningSummary:
+        """Returns what was learned, how good the classifier is, and what it took so far. Raises as `head` does."""
+        return dataclasses.replace(
+            summary_of(self.manifest.model, self.state, self.head),
+            started=self._started,
+            storage_bytes=int(self.options.storage),
+            class_weights=self.options.class_weights,
+            predicted_peak_bytes=self.plan.predicted_peak_bytes,
+            peak_rss_bytes=peak_resident_bytes(),
+            budget_bytes=self.plan.budget_bytes,
+            micro_batch_size=self.plan.micro_batch_size,
+            parts=self.plan.parts,
+        )
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Goes on from a knowledge file of this artifact, instead of what was learned so far."""

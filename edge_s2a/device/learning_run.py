@@ -1,5 +1,6 @@
 """Learns a folder of images in one pass, inside a memory budget: what `edge-s2a learn` does."""
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.errors import UserError
 from edge_s2a.option import common, optional_path, paths
 from edge_s2a.options import LearnerOptions, LearnOptions
+from edge_s2a.run.convert import to_json
+from edge_s2a.run.knowledge import partial_of
 from edge_s2a.run.progress import Progress
 from edge_s2a.sizes import format_size
 
-PARTIAL = ".partial"  # after the name of a knowledge file: features of images on their way into it
-
 
 def learn(options: LearnOptions) -> dict[str, Any]:
-    """Learns what the options name, writes the knowledge file, and returns the summary.
+    """Learns what the options name, writes the knowledge file, and returns the summary: the file's record, which then
+    counts writing it, too, "skipped" (image -> why it could not be used) and "output".
 
     Raises UserError for bad input, BudgetError if the budget is too small, and KeyboardInterrupt when told to stop: the
     features of images that were read are then kept beside the knowledge file, and the same call goes on from there.
@@ -51,13 +53,23 @@ def learn(options: LearnOptions) -> dict[str, Any]:
             learner.forget(what)
         learned = Learned(0, 0, 0)
         if dataset is not None:
-            learned = learn_dataset(learner, dataset, output.with_name(output.name + PARTIAL), progress)
+            learned = learn_dataset(learner, dataset, partial_of(output), progress)
         if not learner.images:
             raise UserError("no image is left to learn from; give --data with images that can be read")
         validation = validate(options, learner)
-        learner.save(output)
+        summary = dataclasses.replace(
+            learner.summary(),
+            new_images=learned.new,
+            known_images=learned.known,
+            skipped_images=learned.skipped,
+            val_accuracy=validation["accuracy"] if validation else None,
+            val_loss=validation["loss"] if validation else None,
+            seconds=time.monotonic() - started_s,
+        )
+        learner.save_with(output, summary)
         learner.drop_journal()
-    return summary(learner, learned, dataset, validation, output, time.monotonic() - started_s)
+    written = dataclasses.replace(summary, seconds=time.monotonic() - started_s, peak_rss_bytes=peak_resident_bytes())
+    return to_json(written) | {"skipped": dataset.skipped_names() if dataset else {}, "output": str(output)}
 
 
 def places(options: LearnOptions) -> tuple[Path, Path, Knowledge | None]:
@@ -135,41 +147,3 @@ def description(learner: Learner) -> str:
         f"budget {format_size(plan.budget_bytes)}, predicted peak {format_size(plan.predicted_peak_bytes)}: "
         f"{plan.micro_batch_size} images at a time"
     )
-
-
-def summary(
-    learner: Learner,
-    learned: Learned,
-    dataset: Dataset | None,
-    validation: dict[str, Any] | None,
-    output: Path,
-    seconds: float,
-) -> dict[str, Any]:
-    head, state, plan = learner.head, learner.state, learner.plan
-    measured = head.measured
-    folded = len(state.folded.labels) if state.folded else 0
-    return {
-        "images": learner.images,
-        "new_images": learned.new,
-        "known_images": learned.known,
-        "skipped_images": learned.skipped,
-        "skipped": dataset.skipped_names() if dataset else {},
-        "kept_images": learner.images - folded,
-        "folded_images": folded,
-        "classes": dict(zip(state.classes, state.counts.tolist(), strict=True)),
-        "features": learner.manifest.tap_count,
-        "form": head.kind,
-        "used_features": state.layout.width - state.layout.first_column(head.groups),
-        "lambda": head.ridge,
-        "temperature": head.temperature,
-        "left_out_accuracy": measured.accuracy if measured else None,
-        "left_out_loss": measured.log_loss if measured else None,
-        "calibration_error": measured.calibration_error if measured else None,
-        "val_accuracy": validation["accuracy"] if validation else None,
-        "val_loss": validation["loss"] if validation else None,
-        "seconds": round(seconds, 3),
-        "predicted_peak_bytes": plan.predicted_peak_bytes,
-        "peak_rss_bytes": peak_resident_bytes(),
-        "budget_bytes": plan.budget_bytes,
-        "output": str(output),
-    }

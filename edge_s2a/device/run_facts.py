@@ -5,7 +5,6 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.run.schema import ArtifactFacts, DataFacts, MachineFacts, PlanFacts, RunFacts, SplitFacts
+from edge_s2a.run.times import now_utc
 from edge_s2a.version import __version__
 
 
@@ -35,7 +35,7 @@ def run_facts(
     """settings: option -> value. steps: optimizer steps of the whole run. resumed_at_step: steps done when this process
     starts."""
     return RunFacts(
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        started=now_utc(),
         settings={name: plain(value) for name, value in settings.items()},
         artifact=artifact_facts(runtime.artifact),
         data=DataFacts(train=split_facts(images), val=None if validation is None else split_facts(validation)),

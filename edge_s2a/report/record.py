@@ -14,6 +14,15 @@ class EpochEnd(NamedTuple):
     line: EpochLine
 
 
+class Memory(NamedTuple):
+    """What a process was planned to take and took, in bytes; None where that is not known."""
+
+    budget_bytes: int | None
+    predicted_bytes: int | None
+    peak_bytes: int | None
+    parts: dict[str, int]  # of predicted_bytes
+
+
 class Record(NamedTuple):
     folder: Path
     facts: RunFacts
@@ -43,6 +52,10 @@ class Record(NamedTuple):
         counted += [self.summary.peak_rss_bytes] if self.summary else []
         sizes = [size for size in counted if size is not None]
         return max(sizes or [step.rss_bytes for step in self.steps], default=None)
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.budget_bytes, self.predicted_bytes, self.peak_bytes, self.facts.plan.parts)
 
     @property
     def classes(self) -> list[str]:

@@ -1,4 +1,5 @@
-"""Defines what a run leaves in its folder: the names of the files and the types of the records in them.
+"""Defines what a run leaves in its folder, and learning in one pass beside a knowledge file: the names of the files and
+the types of the records in them.
 
 Who writes, reads, watches and reports a run uses these types; `edge_s2a.run.convert` makes JSON of them and reads it
 again. docs/RUN.md documents the same for users. Sizes are in bytes, `seconds` in seconds, `temperature_c` in degrees
@@ -13,6 +14,8 @@ from edge_s2a.run.convert import decimals, from_json, significant
 RUN, METRICS, PREDICTIONS, SUMMARY = "run.json", "metrics.jsonl", "predictions.jsonl", "summary.json"
 ADAPTER, BEST = "adapter.safetensors", "best.safetensors"
 CHECKPOINT, FEATURES, LOCK = "checkpoint", "features.cache", "lock"
+# After the name of a knowledge file: features of images on their way into it, and what `predict` saw last.
+PARTIAL, RECENT = ".partial", ".recent.json"
 
 
 # -- metrics.jsonl: one JSON object per line, by kind --------------------------------------------------
@@ -227,3 +230,53 @@ class Summary:
     skipped_images: int | None
     skipped: dict[str, str]  # image -> why it could not be used
     output: str | None  # the folder of the run
+
+
+# -- learning in one pass ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LearningSummary:
+    """What was learned in one pass: the record in a knowledge file. It names neither files nor folders, because a
+    knowledge file travels."""
+
+    model: str | None
+    started: str | None  # ISO 8601, UTC, of the process that learned last
+    images: int | None  # that were learned
+    new_images: int | None  # of them, by the last command; None where a program learned
+    known_images: int | None  # that the last command was given, and had been learned before
+    skipped_images: int | None  # that the last command could not use
+    kept_images: int | None  # whose features are in the file
+    folded_images: int | None  # of which only sums are left
+    classes: dict[str, int]  # class -> images, sorted by name
+    features: int | None  # of an image
+    used_features: int | None  # of them, by the classifier
+    codes: str | None  # how features are kept
+    storage_bytes: int | None  # that kept features may take
+    class_weights: str | None
+    form: str | None  # "dual" or "primal"
+    ridge: float | None  # lambda
+    temperature: float | None
+    left_out_accuracy: float | None  # of images that were left out of the classifier; None where none could be
+    left_out_loss: float | None  # their mean cross-entropy
+    calibration_error: float | None  # expected, of their probabilities
+    confusion: list[list[int]]  # [class][likeliest class]: left-out images; [] where none was, or for too many classes
+    val_accuracy: float | None  # None without validation
+    val_loss: float | None
+    seconds: float | None = field(metadata=decimals(3))  # of the last command; None where a program learned
+    predicted_peak_bytes: int | None
+    peak_rss_bytes: int | None
+    budget_bytes: int | None
+    micro_batch_size: int | None
+    parts: dict[str, int]  # bytes, of predicted_peak_bytes
+
+
+@dataclass(frozen=True)
+class RecentDrift:
+    """How far the images of the last `predict` are from those that were learned."""
+
+    time: str | None  # ISO 8601, UTC
+    images: int
+    statistic: float = field(metadata=significant(6))
+    threshold: float = field(metadata=significant(6))  # of the statistic
+    drifted: bool  # whether the statistic exceeds the threshold

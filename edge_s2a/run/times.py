@@ -1,6 +1,6 @@
 """Reads and writes times as text."""
 
-from datetime import datetime
+from datetime import datetime, timezone
 
 
 def format_time(seconds: float) -> str:
@@ -8,6 +8,11 @@ def format_time(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def now_utc() -> str:
+    """Returns this moment as ISO 8601 text, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def seconds_since_1970(text: str | None) -> float | None:

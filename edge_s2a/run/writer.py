@@ -7,8 +7,20 @@ from typing import Any
 
 from edge_s2a.artifact.files import atomic_writer, write_bytes, writing
 from edge_s2a.artifact.json_text import parse_json
+from edge_s2a.errors import UserError
 from edge_s2a.run.convert import number, to_json
-from edge_s2a.run.schema import PREDICTIONS, RUN, SUMMARY, EpochLine, MetricsLine, PredictionLine, RunFacts, Summary
+from edge_s2a.run.knowledge import recent_of
+from edge_s2a.run.schema import (
+    PREDICTIONS,
+    RUN,
+    SUMMARY,
+    EpochLine,
+    MetricsLine,
+    PredictionLine,
+    RecentDrift,
+    RunFacts,
+    Summary,
+)
 
 
 class MetricsFile:
@@ -75,6 +87,18 @@ def remove_results(folder: Path) -> None:
     for name in (SUMMARY, PREDICTIONS):
         with writing(folder / name):
             (folder / name).unlink(missing_ok=True)
+
+
+def write_recent(knowledge: Path, recent: RecentDrift) -> None:
+    """Writes K.recent.json beside a knowledge file K, if that is possible: it is news, and no result."""
+    with contextlib.suppress(UserError):
+        write_bytes(recent_of(knowledge), _document(to_json(recent)))
+
+
+def remove_recent(knowledge: Path) -> None:
+    """Removes that file, if that is possible."""
+    with contextlib.suppress(OSError):
+        recent_of(knowledge).unlink(missing_ok=True)
 
 
 def _document(values: dict[str, Any]) -> bytes:

@@ -1,7 +1,7 @@
 """`edge-s2a learn` and `Learner`: what is learned in one pass, again and again.
 
-Classifiers are compared by the probabilities that they give. Two ways to learn the same images differ by the rounding of
-their features alone: the engine's sums depend on how many images run at once, by 1e-6, which tips some features into
+Classifiers are compared by the probabilities that they give. Two ways to learn the same images differ by the rounding
+of their features alone: the engine's sums depend on how many images run at once, by 1e-6, which tips some features into
 the next float16 code, 5e-4 of a feature.
 """
 

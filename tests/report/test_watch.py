@@ -13,9 +13,10 @@ import time
 
 import pytest
 
+from edge_s2a.run.frame import frame
 from edge_s2a.run.reader import GrowingLines
+from edge_s2a.run.text import columns, rendered, sparkline
 from edge_s2a.run.view import open_view, refreshed
-from edge_s2a.run.watch import columns, frame, rendered, sparkline
 from tests.helpers.commands import assert_refused, run_command
 from tests.helpers.paths import PROJECT
 from tests.helpers.sample_run import EPOCHS, STEPS, sample_facts, write_sample
@@ -98,7 +99,8 @@ def test_it_waits_for_a_run_that_has_written_nothing(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path):
-    assert_refused(run_command("watch", tmp_path / "nowhere"), 2, tmp_path / "nowhere", "is not a folder")
+    done = run_command("watch", tmp_path / "nowhere")
+    assert_refused(done, 2, tmp_path / "nowhere", "neither a folder nor a knowledge file")
 
 
 def test_silence_is_said(running):

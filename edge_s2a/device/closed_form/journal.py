@@ -1,17 +1,14 @@
 """Keeps the features of images that are being learned in a file, until the knowledge file is written.
 
 An interruption or a power failure then costs no image that was read (after a power failure, those of the last seconds).
-Records are only appended. One that was cut off, or that the disk changed, is as if it had never been written.
-
-    header   magic, SHA-256 of what computes the features and of their layout, bytes of a row (uint64)
-    record   digest of the image, CRC-32 of digest and row (uint32), row (edge_s2a.codec.features)
+Records are only appended. One that was cut off, or that the disk changed, is as if it had never been written. The
+layout is that of edge_s2a.artifact.learning_files.
 """
 
 import fcntl
 import hashlib
 import json
 import os
-import struct
 import tempfile
 import zlib
 from pathlib import Path
@@ -21,13 +18,11 @@ import numpy as np
 
 from edge_s2a.artifact.files import writing
 from edge_s2a.artifact.learned import DIGEST_BYTES
+from edge_s2a.artifact.learning_files import JOURNAL_HEADER, JOURNAL_MAGIC, JOURNAL_PREFIX
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import Layout
 from edge_s2a.errors import UserError
 
-MAGIC = b"edge-s2a journal 1\n"
-HEADER = struct.Struct("<19s32sQ")
-PREFIX = struct.Struct(f"<{DIGEST_BYTES}sI")
 CHECKED_BYTES = 1 << 20  # read at once when a file is opened
 ASIDE = ".old"  # after the name of a file that is no journal of this
 
@@ -44,9 +39,9 @@ class Journal:
         self.problem: str | None = None
         self._path, self._row_bytes = path, layout.row_bytes
         text = json.dumps([identity, layout.format, list(layout.taps.items())])
-        header = HEADER.pack(MAGIC, hashlib.sha256(text.encode()).digest(), layout.row_bytes)
+        header = JOURNAL_HEADER.pack(JOURNAL_MAGIC, hashlib.sha256(text.encode()).digest(), layout.row_bytes)
         self._file = _temporary() if path is None else _opened(path)
-        if path is not None and os.fstat(self._file.fileno()).st_size and self._read(0, HEADER.size) != header:
+        if path is not None and os.fstat(self._file.fileno()).st_size and self._read(0, JOURNAL_HEADER.size) != header:
             aside = path.with_name(path.name + ASIDE)
             with writing(aside):
                 os.replace(path, aside)
@@ -65,8 +60,8 @@ class Journal:
     def rows(self) -> Rows:
         """uint8 (records, row_bytes): the rows that there are now. They can be read as long as they are in use."""
         where = "the file of features" if self._path is None else str(self._path)
-        shape, stride = (self._count, self._row_bytes), PREFIX.size + self._row_bytes
-        return FileRows(self._file, where, HEADER.size + PREFIX.size, shape, np.dtype(np.uint8), stride)
+        shape, stride = (self._count, self._row_bytes), JOURNAL_PREFIX.size + self._row_bytes
+        return FileRows(self._file, where, JOURNAL_HEADER.size + JOURNAL_PREFIX.size, shape, np.dtype(np.uint8), stride)
 
     def find(self, digest: bytes) -> int | None:
         """The number of the image's record; None if there is none."""
@@ -77,7 +72,8 @@ class Journal:
         written."""
         assert len(digest) == DIGEST_BYTES
         codes = row.tobytes()
-        self._write(PREFIX.pack(digest, zlib.crc32(codes, zlib.crc32(digest))) + codes, self._offset(self._count))
+        prefix = JOURNAL_PREFIX.pack(digest, zlib.crc32(codes, zlib.crc32(digest)))
+        self._write(prefix + codes, self._offset(self._count))
         self._numbers[digest] = self._count
         self._count += 1
 
@@ -89,21 +85,21 @@ class Journal:
 
     def _find_records(self) -> None:
         """Finds the records that a file has, and cuts off what is less than one at its end."""
-        size = PREFIX.size + self._row_bytes
-        self._count = (os.fstat(self._file.fileno()).st_size - HEADER.size) // size
+        size = JOURNAL_PREFIX.size + self._row_bytes
+        self._count = (os.fstat(self._file.fileno()).st_size - JOURNAL_HEADER.size) // size
         at_once = max(1, CHECKED_BYTES // size)
         for first in range(0, self._count, at_once):
             block = memoryview(self._read(self._offset(first), size * min(at_once, self._count - first)))
             for number in range(len(block) // size):
                 record = block[number * size : (number + 1) * size]
-                digest, checksum = PREFIX.unpack_from(record)
-                if zlib.crc32(record[PREFIX.size :], zlib.crc32(digest)) == checksum:
+                digest, checksum = JOURNAL_PREFIX.unpack_from(record)
+                if zlib.crc32(record[JOURNAL_PREFIX.size :], zlib.crc32(digest)) == checksum:
                     self._numbers[digest] = first + number
         with writing(self._path or Path(tempfile.gettempdir())):
             os.ftruncate(self._file.fileno(), self._offset(self._count))
 
     def _offset(self, number: int) -> int:
-        return HEADER.size + number * (PREFIX.size + self._row_bytes)
+        return JOURNAL_HEADER.size + number * (JOURNAL_PREFIX.size + self._row_bytes)
 
     def _read(self, offset: int, size: int) -> bytes:
         try:

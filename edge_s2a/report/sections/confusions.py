@@ -7,7 +7,6 @@ from matplotlib.colors import LinearSegmentedColormap
 from edge_s2a.report.charts import WIDTH, Picture, Theme, label_of
 from edge_s2a.report.confusion import Confusion, matrix, shown_classes
 from edge_s2a.report.elements import card, cards, escaped, paragraph, table, titled
-from edge_s2a.report.record import Record
 from edge_s2a.report.words import percent
 
 MOST_NUMBERED_CLASSES = 14  # cells of more are too small for numbers
@@ -19,11 +18,14 @@ def section(confusion: Confusion, figures: dict[str, str], thumbnails: dict[str,
         return titled("Confusions", paragraph("No validation has left its predictions yet."))
     right = confusion.images - confusion.wrong
     said = paragraph(f"The last validation: {right} of {confusion.images} images right, {confusion.wrong} wrong.")
-    rows = [(label, predicted, str(count)) for label, predicted, count in confusion.worst_pairs]
-    pairs = card("Taken for another most often", table(("true", "predicted", "images"), rows)) if rows else ""
-    matrix_and_pairs = cards(part for part in (figures.get("confusion"), pairs) if part)
+    matrix_and_pairs = cards(part for part in (figures.get("confusion"), worst_pairs(confusion)) if part)
     images = worst_images(confusion, thumbnails) if confusion.wrong else ""
     return titled("Confusions", said + matrix_and_pairs + images)
+
+
+def worst_pairs(confusion: Confusion) -> str:
+    rows = [(label, predicted, str(count)) for label, predicted, count in confusion.worst_pairs]
+    return card("Taken for another most often", table(("true", "predicted", "images"), rows)) if rows else ""
 
 
 def worst_images(confusion: Confusion, thumbnails: dict[str, str]) -> str:
@@ -43,11 +45,11 @@ def worst_images(confusion: Confusion, thumbnails: dict[str, str]) -> str:
     return card(title, f'<ul class="images">{"".join(items)}</ul>' + (paragraph(note) if note else ""))
 
 
-def pictures(record: Record, confusion: Confusion) -> list[Picture]:
-    """Returns the confusion matrix of a run that has left predictions."""
+def pictures(confusion: Confusion, classes: list[str]) -> list[Picture]:
+    """Returns the confusion matrix, where there is a prediction."""
     if not confusion.images:
         return []
-    names = shown_classes(confusion, record.classes)
+    names = shown_classes(confusion, classes)
     left_out = len({label for label, _ in confusion.counts}) > len(names)
     caption = "Share of each class's images, by the class predicted; the diagonal is right."
     caption += f" The {len(names)} classes with most errors are shown." if left_out else ""

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from edge_s2a.report.charts import HEIGHT, WIDTH, Picture, Theme, label_of, legend, thinned
 from edge_s2a.report.elements import cards, titled
-from edge_s2a.report.record import Record
+from edge_s2a.report.record import Memory, Record
 from edge_s2a.sizes import MIB
 
 FIGURES = ("memory", "plan")
@@ -24,18 +24,23 @@ def pictures(record: Record) -> list[Picture]:
     """Returns the figures that the record has something for."""
     resident = Picture(
         "memory", "Resident memory", "Of the whole process after each step, against its budget.",
-        lambda axes, theme: draw_memory(axes, theme, record), (WIDTH, max(HEIGHT, plan_height(record))),
+        lambda axes, theme: draw_memory(axes, theme, record), (WIDTH, max(HEIGHT, plan_height(record.memory))),
     )  # fmt: skip
-    plan = Picture(
+    return [*([resident] if record.steps else []), *plan_pictures(record.memory)]
+
+
+def plan_pictures(memory: Memory) -> list[Picture]:
+    """Returns the figure of a plan whose parts are known."""
+    picture = Picture(
         "plan", "Planned and measured", "What the predicted peak is made of, and the peak that the kernel counted.",
-        lambda axes, theme: draw_plan(axes, theme, record), (WIDTH, plan_height(record)),
+        lambda axes, theme: draw_plan(axes, theme, memory), (WIDTH, plan_height(memory)),
     )  # fmt: skip
-    return [*([resident] if record.steps else []), *([plan] if record.facts.plan.parts else [])]
+    return [picture] if memory.parts else []
 
 
-def plan_height(record: Record) -> float:
+def plan_height(memory: Memory) -> float:
     """Returns the inches of a chart with a row for each part of the plan."""
-    return 0.27 * len(record.facts.plan.parts) + 1.15
+    return 0.27 * len(memory.parts) + 1.15
 
 
 class Level(NamedTuple):
@@ -74,15 +79,15 @@ def time_unit(seconds: float) -> tuple[int, str]:
     return next((divisor, name) for least, divisor, name in TIME_UNITS if seconds >= least)
 
 
-def draw_plan(axes: Axes, theme: Theme, record: Record) -> None:
+def draw_plan(axes: Axes, theme: Theme, memory: Memory) -> None:
     """Draws the parts as a fall that adds up to the predicted peak, and the measured peak below it."""
-    parts = list(record.facts.plan.parts.items())
+    parts = list(memory.parts.items())
     totals = [
-        ("predicted peak", record.predicted_bytes or 0, theme.orange),
-        ("measured peak", record.peak_bytes or 0, theme.blue),
+        ("predicted peak", memory.predicted_bytes or 0, theme.orange),
+        ("measured peak", memory.peak_bytes or 0, theme.blue),
     ]
     totals = [total for total in totals if total[1]]
-    budget = record.budget_bytes or 0
+    budget = memory.budget_bytes or 0
     largest = max(sum(size for _, size in parts), budget, *(size for _, size, _ in totals))
     start = 0
     for row, (_, size) in enumerate(parts):

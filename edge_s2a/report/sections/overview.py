@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from edge_s2a.report.elements import escaped, gauge, tile
-from edge_s2a.report.record import Record
+from edge_s2a.report.record import Memory, Record
 from edge_s2a.report.words import human_time, mib, percent
 from edge_s2a.run.times import format_time
 
@@ -57,14 +57,18 @@ def learned_tiles(record: Record) -> Iterable[str]:
 
 
 def cost_tiles(record: Record) -> Iterable[str]:
-    peak, budget = record.peak_bytes, record.budget_bytes
-    if peak:
-        note = f"of {mib(budget)}" if budget else ""
-        planned = f", planned {mib(record.predicted_bytes)}" if record.predicted_bytes else ""
-        yield tile("Peak memory", mib(peak), note + planned, gauge(peak, budget) if budget else "")
+    yield from memory_tiles(record.memory)
     if record.steps:
         images = sum(step.images_per_s * step.seconds for step in record.steps)
         seconds = sum(step.seconds for step in record.steps)
         whole = record.summary.seconds if record.summary else None
         rate = f"{images / seconds:.1f} images/s in steps" if seconds else ""
         yield tile("Time", format_time(whole or seconds), rate)
+
+
+def memory_tiles(memory: Memory) -> Iterable[str]:
+    peak, budget = memory.peak_bytes, memory.budget_bytes
+    if peak:
+        note = f"of {mib(budget)}" if budget else ""
+        planned = f", planned {mib(memory.predicted_bytes)}" if memory.predicted_bytes else ""
+        yield tile("Peak memory", mib(peak), note + planned, gauge(peak, budget) if budget else "")

@@ -27,6 +27,11 @@ def section(facts: dict[str, Any]) -> str:
         "Machine": {**runs, **part_of(facts, "machine")},
         "Versions": part_of(facts, "versions"),
     }
+    return configuration(blocks)
+
+
+def configuration(blocks: dict[str, dict[str, Any]]) -> str:
+    """blocks: title -> name -> JSON value."""
     content = "".join(card(title, definitions(values)) for title, values in blocks.items() if values)
     return titled("Configuration", f'<div class="columns">{content}</div>')
 

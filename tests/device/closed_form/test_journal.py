@@ -7,14 +7,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_s2a.artifact.learning_files import JOURNAL_HEADER, JOURNAL_PREFIX
 from edge_s2a.artifact.rows import pick
-from edge_s2a.device.closed_form.journal import HEADER, PREFIX, Journal
+from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.errors import UserError
 from tests.device.closed_form.images import digest_of, images_of, layout_of
 
 LAYOUT = layout_of("int8")
 COUNT = 6
-RECORD = PREFIX.size + LAYOUT.row_bytes
+RECORD = JOURNAL_PREFIX.size + LAYOUT.row_bytes
 ROWS = images_of(range(COUNT), [0] * COUNT, LAYOUT).codes
 
 
@@ -74,7 +75,7 @@ def test_a_record_that_was_cut_off_is_as_if_it_had_not_been_written(tmp_path):
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.integers(HEADER.size, HEADER.size + COUNT * RECORD - 1), bit=st.integers(0, 7))
+@given(place=st.integers(JOURNAL_HEADER.size, JOURNAL_HEADER.size + COUNT * RECORD - 1), bit=st.integers(0, 7))
 def test_a_record_that_the_disk_changed_is_not_found_and_the_others_are(tmp_path, place, bit):
     path = tmp_path / "j"
     path.unlink(missing_ok=True)
@@ -82,7 +83,7 @@ def test_a_record_that_the_disk_changed_is_not_found_and_the_others_are(tmp_path
     data = bytearray(path.read_bytes())
     data[place] ^= 1 << bit
     path.write_bytes(data)
-    wrong = (place - HEADER.size) // RECORD
+    wrong = (place - JOURNAL_HEADER.size) // RECORD
     assert found(Journal(path, LAYOUT, "model")) == expected(set(range(COUNT)) - {wrong})
 
 
