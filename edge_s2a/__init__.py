@@ -10,20 +10,36 @@ from typing import TYPE_CHECKING, Any
 from edge_s2a.version import __version__
 
 if TYPE_CHECKING:
-    from edge_s2a.device.trainer import Evaluation, Prediction, Trainer
+    from edge_s2a.device.evaluate import Evaluation, Prediction
+    from edge_s2a.device.learner import Learned, Learner
+    from edge_s2a.device.trainer import Trainer
     from edge_s2a.device.training_loop import TrainingStep
     from edge_s2a.host.export.module import import_adapter, load_module, save_module_adapter
-    from edge_s2a.library import export, pack, train
+    from edge_s2a.library import export, learn, pack, train
 
 _MODULES = {
-    "edge_s2a.device.trainer": ("Evaluation", "Prediction", "Trainer"),
+    "edge_s2a.device.evaluate": ("Evaluation", "Prediction"),
+    "edge_s2a.device.learner": ("Learned", "Learner"),
+    "edge_s2a.device.trainer": ("Trainer",),
     "edge_s2a.device.training_loop": ("TrainingStep",),
-    "edge_s2a.library": ("export", "pack", "train"),
+    "edge_s2a.library": ("export", "learn", "pack", "train"),
     "edge_s2a.host.export.module": ("import_adapter", "load_module", "save_module_adapter"),
 }
 __all__ = [
-    "Evaluation", "Prediction", "Trainer", "TrainingStep", "__version__", "export", "import_adapter", "load_module",
-    "pack", "save_module_adapter", "train",
+    "Evaluation",
+    "Learned",
+    "Learner",
+    "Prediction",
+    "Trainer",
+    "TrainingStep",
+    "__version__",
+    "export",
+    "import_adapter",
+    "learn",
+    "load_module",
+    "pack",
+    "save_module_adapter",
+    "train",
 ]  # fmt: skip
 
 

@@ -9,13 +9,14 @@ from torch import nn
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import GOLDEN
+from edge_s2a.artifact.learned import Head
 from edge_s2a.artifact.names import IMAGE, LOGITS
+from edge_s2a.device.classifier import load_classifier
 from edge_s2a.device.engine.base import EngineSettings
-from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.load import default_threads, load_adapted
+from edge_s2a.device.load import default_threads
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.errors import CheckError, UserError
-from edge_s2a.host.export.onnx_model import export_onnx
+from edge_s2a.host.export.onnx_model import export_learned_onnx, export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training
 from edge_s2a.host.export.peft_folder import export_peft
 from edge_s2a.host.export.session import plain_session
@@ -35,14 +36,21 @@ def export(options: ExportOptions) -> dict[str, Any]:
     if int8 and format != "onnx":
         raise UserError(f"int8 weights are for the format onnx, not for {format}; leave out --int8")
     settings = EngineSettings(options.threads or default_threads())
-    runtime, classes = load_adapted(artifact, Path(options.adapter), parse_budget("auto"), settings)
-    opened = runtime.artifact
-    values = {name: array.copy() for name, array in runtime.engine.adapter.items()}
+    classifier = load_classifier(artifact, Path(options.adapter), parse_budget("auto"), settings)
+    if classifier.head is not None and format != "onnx":
+        raise UserError(
+            f"the classifier of a knowledge file reads several blocks, which {format} cannot hold; use --format onnx"
+        )
+    opened, engine = classifier.runtime.artifact, classifier.runtime.engine
+    values = {name: array.copy() for name, array in engine.adapter.items()}
     golden, _ = tensors.decode(opened.read(GOLDEN), f"{GOLDEN} of {artifact}")
     image = normalized(golden[IMAGE].copy(), opened.manifest.preprocessing).numpy()
-    expected = logits_of(runtime.engine, image)
+    expected = classifier.logits(image)
     if format == "onnx":
-        export_onnx(opened, values, classes, output, int8)
+        if classifier.head is None:
+            export_onnx(opened, values, classifier.classes, output, int8)
+        else:
+            export_learned_onnx(opened, values, *classifier_of(classifier.head), classifier.classes, output, int8)
         found = run_onnx(output, {IMAGE: image})
     elif format == "ort-training":
         parameters = export_ort_training(opened, values, output)
@@ -58,6 +66,11 @@ def export(options: ExportOptions) -> dict[str, Any]:
     if not error <= (LARGEST_ERROR_OF_INT8 if is_int8 else LARGEST_ERROR):
         raise CheckError(f"logits of {output} differ from the runtime's by {error:.1e} of the largest; do not use it")
     return {"format": format, "output": str(output), "relative_error": error}
+
+
+def classifier_of(head: Head) -> tuple[np.ndarray, np.ndarray]:
+    """(weight float32 (classes, features), bias float32 (classes,)) of logits."""
+    return head.weight / np.float32(head.temperature), head.bias / np.float32(head.temperature)
 
 
 def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:

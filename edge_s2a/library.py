@@ -6,7 +6,7 @@ What a function needs is imported when it is called, so that importing this modu
 from typing import TYPE_CHECKING, Any
 
 from edge_s2a.option import accepting
-from edge_s2a.options import ExportOptions, PackOptions, TrainOptions
+from edge_s2a.options import ExportOptions, LearnOptions, PackOptions, TrainOptions
 
 if TYPE_CHECKING:
     from edge_s2a.artifact.manifest import Manifest
@@ -41,6 +41,18 @@ def train(options: TrainOptions) -> dict[str, Any]:
     from edge_s2a.device.training_run import train
 
     return train(options)
+
+
+@accepting(LearnOptions)
+def learn(options: LearnOptions) -> dict[str, Any]:
+    """Learns classes from a folder of images or a .npz file in one pass, in this process, as `edge-s2a learn` does, or
+    forgets, renames and merges what was learned. Writes the knowledge file and returns a summary.
+
+    Raises UserError, BudgetError, and KeyboardInterrupt when told to stop: the same call then goes on from there.
+    """
+    from edge_s2a.device.learning_run import learn
+
+    return learn(options)
 
 
 @accepting(ExportOptions)

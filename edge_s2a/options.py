@@ -192,6 +192,15 @@ class PackOptions(Options):
 class PlanOptions(ArtifactOptions, BatchOptions):
     """`edge-s2a plan`."""
 
+    learn: int | None = option(
+        "plan for learning this number of images in one pass, instead of for training; an artifact without an adapter "
+        "is planned so for 1000",
+        default=None,
+        bounds=POSITIVE,
+        metavar="IMAGES",
+    )
+    classes: int = option("with learn, the number of classes", default=16, bounds=POSITIVE)
+
     memory_budget: int | str = option(
         MEMORY_BUDGET,
         metavar="SIZE",
@@ -255,10 +264,70 @@ class TrainOptions(ArtifactOptions, StepOptions):
 
 
 @options
+class KnowledgeOptions(BudgetOptions):
+    """How a device learns in one pass."""
+
+    storage: int | str = option(
+        "size of the features that the knowledge file keeps; those of the oldest images beyond it are folded into sums",
+        default="64MiB",
+        metavar="SIZE",
+        convert=size,
+        record="storage_bytes",
+    )
+    codes: str = option("how features are kept", default="float16", choices=("float16", "int8"))
+    class_weights: str = option(
+        "balanced: every class counts alike, however many images it has", default="none", choices=("none", "balanced")
+    )
+    adapter: StrPath | None = option(
+        "learn from the model with this trained adapter, such as RUN/best.safetensors", default=None
+    )
+
+
+@options
+class LearnerOptions(ArtifactOptions, KnowledgeOptions):
+    """`edge_s2a.Learner`."""
+
+
+@options
+class LearnOptions(KnowledgeOptions):
+    """`edge-s2a learn` and `edge_s2a.learn`."""
+
+    source: StrPath = option(
+        "artifact to begin with, or a knowledge file to go on from", kw_only=False, is_argument=True, metavar="F.s2a|K"
+    )
+    data: StrPath | None = option(
+        "labelled images to learn: an ImageFolder, with or without train/ and val/, or a .npz file",
+        default=None,
+        kw_only=False,
+        metavar="DATA",
+    )
+    output: StrPath | None = option(
+        "knowledge file to write; default: the one to go on from", default=None, kw_only=False, metavar="K"
+    )
+    artifact: StrPath | None = option(
+        "artifact of the knowledge file, where it no longer lies where it was", default=None, metavar="F.s2a"
+    )
+    val_data: StrPath | None = option("validation images; default: DATA/val", default=None)
+    forget: Sequence[str] | None = option(
+        "forget these classes, or single images by the first digits of the SHA-256 of their files",
+        default=None,
+        metavar="CLASS|DIGEST",
+    )
+    rename: Sequence[str] | None = option(
+        "give a class another name; that of another class makes one of both", default=None, metavar="OLD=NEW"
+    )
+    merge: Sequence[StrPath] | None = option(
+        "add what other devices learned with the same artifact", default=None, metavar="OTHER", convert=paths
+    )
+    # On the command line an option of every command.
+    quiet: bool = option("print nothing but errors", default=False, is_library_only=True)
+
+
+@options
 class EvalOptions(ArtifactOptions, BudgetOptions):
     """`edge-s2a eval`."""
 
-    adapter: StrPath = option("adapter file, such as RUN/best.safetensors")
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file")
     data: StrPath = option("labelled images: an ImageFolder, with or without train/ and val/, or a .npz file")
 
 
@@ -267,8 +336,15 @@ class PredictOptions(ArtifactOptions, BudgetOptions):
     """`edge-s2a predict`."""
 
     images: Sequence[StrPath] = option("image files", kw_only=False, is_argument=True, metavar="IMAGE", convert=paths)
-    adapter: StrPath = option("adapter file, such as RUN/best.safetensors")
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file")
     top: int = option("classes per image", default=1, bounds=POSITIVE)
+    unknown: float | None = option(
+        'say "none of these" where an image is unlike all that was learned; this share of images of known classes '
+        "is refused by mistake, such as 0.05; needs a knowledge file",
+        default=None,
+        bounds=SHARE,
+        metavar="RATE",
+    )
 
 
 @options
@@ -280,7 +356,7 @@ class CheckOptions(ArtifactOptions, EngineOptions):
 class ExportOptions(ArtifactOptions):
     """`edge-s2a export` and `edge_s2a.export`."""
 
-    adapter: StrPath = option("adapter file, such as RUN/best.safetensors", kw_only=False)
+    adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file", kw_only=False)
     output: StrPath = option("file or folder to write", kw_only=False, metavar="PATH")
     format: str = option(
         "onnx: inference, one file; timm: state dict of the timm model; torch: state dict of the adapted module; peft: "

@@ -1,6 +1,7 @@
 """Adapter files: training writes them, evaluation and export read them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
     return loaded, classes
 
 
-def copy_into(arrays: dict[str, np.ndarray], tensors: dict[str, np.ndarray]) -> None:
+def copy_into(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> None:
     """Writes the values of `tensors` into the arrays of the same names, which stay where they are."""
     for name, array in arrays.items():
         array[...] = tensors[name]

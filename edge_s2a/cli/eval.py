@@ -9,16 +9,17 @@ from edge_s2a.options import EvalOptions
 
 
 def run(options: EvalOptions, output: Output) -> int:
+    from edge_s2a.device.classifier import load_classifier
     from edge_s2a.device.data.dataset import open_dataset
     from edge_s2a.device.evaluate import evaluate
-    from edge_s2a.device.load import load_adapted, start_engine
+    from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
-    runtime, classes = load_adapted(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
-    dataset = open_dataset(Path(options.data), "val", classes, runtime.artifact.manifest.num_classes)
-    result = evaluate(runtime, dataset)
+    classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
+    dataset = open_dataset(Path(options.data), "val", classifier.classes, len(classifier.classes))
+    result = evaluate(classifier.logits, classifier.runtime.collator, dataset)
     if not result["count"]:
         raise UserError(f"no image of {dataset.where} could be read; check the data")
     result["skipped"] = dataset.skipped_names()
@@ -32,4 +33,4 @@ def run(options: EvalOptions, output: Output) -> int:
     return 0
 
 
-COMMAND = Command("eval", "measure the accuracy of an adapter on labelled images", EvalOptions, run)
+COMMAND = Command("eval", "measure the accuracy of an adapter or knowledge file on labelled images", EvalOptions, run)

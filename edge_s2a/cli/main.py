@@ -14,6 +14,7 @@ from edge_s2a.cli import (
     export,
     import_adapter,
     inspect,
+    learn,
     pack,
     plan,
     predict,
@@ -31,8 +32,8 @@ from edge_s2a.options import ArtifactOptions
 
 INTERRUPTED = 130
 COMMANDS: tuple[Command[Any], ...] = (
-    pack.COMMAND, inspect.COMMAND, plan.COMMAND, check.COMMAND, train.COMMAND, eval.COMMAND, predict.COMMAND,
-    watch.COMMAND, report.COMMAND, export.COMMAND, import_adapter.COMMAND, quickstart.COMMAND,
+    pack.COMMAND, inspect.COMMAND, plan.COMMAND, check.COMMAND, learn.COMMAND, train.COMMAND, eval.COMMAND,
+    predict.COMMAND, watch.COMMAND, report.COMMAND, export.COMMAND, import_adapter.COMMAND, quickstart.COMMAND,
     completion.command(lambda: build_parser()),
 )  # fmt: skip
 

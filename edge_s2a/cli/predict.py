@@ -1,7 +1,9 @@
 """`edge-s2a predict`."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
@@ -11,24 +13,34 @@ from edge_s2a.options import PredictOptions
 
 
 def run(options: PredictOptions, output: Output) -> int:
-    from edge_s2a.device.evaluate import predict
-    from edge_s2a.device.load import load_adapted, start_engine
+    from edge_s2a.device.classifier import load_classifier
+    from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
+    from edge_s2a.device.predict import predict
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
-    runtime, classes = load_adapted(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
-    results, unreadable = predict(runtime, paths(options.images), classes, options.top)
+    classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
+    found = predict(classifier, paths(options.images), options.top, options.unknown)
     if output.json:
-        print(json.dumps({"results": results, "unreadable": unreadable}, ensure_ascii=False))
+        print(json.dumps(found, ensure_ascii=False))
     elif not output.quiet:
-        for result in results:
-            for item in result["predictions"]:
-                print(f"{result['image']}\t{item['label']}\t{item['probability']:.4f}")
-    if unreadable:
+        for result in found["results"]:
+            print("\n".join(lines(result)))
+        if found["drift"] and found["drift"]["drifted"]:
+            print(f"the images are unlike those that were learned: {found['drift']['statistic']:.2f}, where "
+                  f"{found['drift']['threshold']:.2f} is usual at most")  # fmt: skip
+    if unreadable := found["unreadable"]:
         listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable.items())
         raise UserError(f"{len(unreadable)} of {len(options.images)} images were not used: {listed}")
     return 0
+
+
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """image, class and probability, separated by tabs, for each of the likeliest classes."""
+    if result.get("unknown"):
+        return [f"{result['image']}\tnone of these\t"]
+    return [f"{result['image']}\t{item['label']}\t{item['probability']:.4f}" for item in result["predictions"]]
 
 
 COMMAND = Command("predict", "classify images", PredictOptions, run)

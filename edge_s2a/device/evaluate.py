@@ -1,19 +1,33 @@
 """Measures accuracy and loss on labelled images, and predicts the classes of others."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.data.collate import Collator
+from edge_s2a.device.data.dataset import Dataset, printable
 from edge_s2a.device.data.micro_batches import read_batches
-from edge_s2a.device.engine.base import Engine, Inputs
-from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.runtime import Runtime
+from edge_s2a.device.engine.base import Inputs
 from edge_s2a.run.schema import PredictionLine
 from edge_s2a.run.writer import json_line
+
+
+class Evaluation(NamedTuple):
+    """The quality of an adapter on labelled images."""
+
+    accuracy: float  # share of images whose likeliest class is right
+    loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
+    images: int
+
+
+class Prediction(NamedTuple):
+    """A class of an image."""
+
+    label: str
+    probability: float
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -29,18 +43,24 @@ def score(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
     return right, -float(log_softmax(logits)[np.arange(len(labels)), labels].sum())
 
 
-def evaluate(runtime: Runtime, dataset: Dataset, predictions: BinaryIO | None = None) -> dict[str, Any]:
+Logits = Callable[[Inputs], np.ndarray]
+"""float32 (batch, classes) of a micro-batch: scores whose softmax are the probabilities of the classes."""
+
+
+def evaluate(
+    logits: Logits, collator: Collator, dataset: Dataset, predictions: BinaryIO | None = None
+) -> dict[str, Any]:
     """Evaluates all images of a dataset; see `evaluate_batches`."""
     labels = np.array([sample.label for sample in dataset.samples])
     batches = (
         ([image_name(dataset, index) for index in indices], inputs, labels[indices])
-        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), runtime.collator)
+        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), collator)
     )
-    return evaluate_batches(runtime.engine, batches, dataset.classes, predictions)
+    return evaluate_batches(logits, batches, dataset.classes, predictions)
 
 
 def evaluate_batches(
-    engine: Engine,
+    logits_of: Logits,
     batches: Iterable[tuple[list[str], Inputs, np.ndarray]],
     classes: list[str],
     predictions: BinaryIO | None = None,
@@ -54,7 +74,7 @@ def evaluate_batches(
     """
     correct, count, loss = 0, 0, 0.0
     for names, inputs, labels in batches:
-        logits = logits_of(engine, inputs)
+        logits = logits_of(inputs)
         right, loss_sum = score(logits, labels)
         correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
         if predictions is not None:
@@ -86,22 +106,3 @@ def image_name(dataset: Dataset, index: int) -> str:
     if isinstance(source, Path) and source.is_relative_to(dataset.where):
         source = source.relative_to(dataset.where)
     return printable(str(source))
-
-
-def predict(runtime: Runtime, images: list[Path], classes: list[str], top: int) -> tuple[list[dict], dict[str, str]]:
-    """Returns ([{"image", "predictions": [{"label", "probability"}, ...]}, ...], {unreadable image: reason}), with the
-    `top` likeliest classes of each image."""
-    dataset = Dataset(Path(), classes, [Sample(path, 0) for path in images])
-    results = []
-    for indices, logits in all_logits(runtime, dataset):
-        for index, row in zip(indices, np.exp(log_softmax(logits)), strict=True):
-            best = np.argsort(-row)[:top]
-            predictions = [{"label": classes[k], "probability": float(row[k])} for k in best]
-            results.append({"image": printable(images[index]), "predictions": predictions})
-    return results, dataset.skipped_names()
-
-
-def all_logits(runtime: Runtime, dataset: Dataset) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields (indices, logits float32 (indices, classes)) of all readable images, in micro-batches."""
-    for indices, inputs in read_batches(dataset, range(len(dataset.samples)), runtime.collator):
-        yield indices, logits_of(runtime.engine, inputs)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import ALL, TO_INFER, TO_TRAIN
@@ -132,19 +131,6 @@ def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None)
 def _plan(measurement: Measurement, budget_bytes: int, batch_size: int, optimizer: str | None) -> MemoryPlan:
     optimizer_bytes = bytes_of_optimizer(measurement.artifact.manifest, optimizer) if optimizer else 0
     return measurement.plan(budget_bytes, batch_size, {"optimizer": optimizer_bytes})
-
-
-def load_adapted(
-    artifact: Path, adapter: Path, budget_bytes: int, settings: EngineSettings
-) -> tuple[Runtime, list[str]]:
-    """The artifact with a trained adapter, for inference within a memory budget, and the names of its classes.
-
-    Raises BudgetError if not even one image at a time fits, UserError if the adapter does not fit the artifact.
-    """
-    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
-    tensors, classes = load_adapter(adapter, runtime.artifact.manifest)
-    copy_into(runtime.engine.adapter, tensors)
-    return runtime, classes
 
 
 def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict[str, np.ndarray], Engine]:

@@ -6,15 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.decoding import UnusableImage
-from edge_s2a.device.engine.batches import logits_of
-from edge_s2a.device.evaluate import evaluate_batches, log_softmax
+from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
 from edge_s2a.device.images.program import (
     ImageLike,
     Label,
@@ -40,21 +38,6 @@ from edge_s2a.option import constructor
 from edge_s2a.options import TrainerOptions
 
 START_SEED = 0  # of the images that `start` reads
-
-
-class Evaluation(NamedTuple):
-    """The quality of an adapter on labelled images."""
-
-    accuracy: float  # share of images whose likeliest class is right
-    loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
-    images: int
-
-
-class Prediction(NamedTuple):
-    """A class of an image."""
-
-    label: str
-    probability: float
 
 
 class Trainer:
@@ -263,13 +246,15 @@ class Trainer:
         except UnusableImage as error:
             raise UserError(f"{name_of(image)}: {error}") from error
         self.collator.add(pixels)
-        probabilities = np.exp(log_softmax(logits_of(self.engine, self.collator.inputs())))[0]
+        probabilities = np.exp(log_softmax(self.runtime.logits(self.collator.inputs())))[0]
         return [Prediction(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
 
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
         batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(self.engine, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
+        result = evaluate_batches(
+            self.runtime.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes
+        )
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]

@@ -1,9 +1,10 @@
 """Taps: statistics of chosen blocks' outputs, from which a device learns in one pass, without a backward pass.
 
 A block's output is one vector for each position of the image. Of a transformer's, whose channels differ in scale, each
-vector is normalised first (LayerNorm without its affine half). The statistics of a channel over all positions are its
-mean, maximum and standard deviation; a class token, which summarises the image by itself, is taken as it is. Which
-blocks and statistics are the default, and what others reached: docs/decisions/learning.md.
+vector is normalised first (LayerNorm without its affine half). The statistics of a channel over all positions are mean,
+maximum and standard deviation, of convolutional networks mean and deviation; a class token, which summarises the image
+by itself, stands in place of the mean. Which blocks and statistics are the default, and what others reached:
+docs/decisions/learning.md.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ LEAST_VARIANCE = 1e-12  # keeps rounding from making the root of a negative numb
 
 
 class Tap(NamedTuple):
-    """A module whose output, or input, is tapped."""
+    """What is tapped of a model."""
 
     name: str
     module: nn.Module
@@ -46,7 +47,8 @@ def find_taps(model: nn.Module, image_shape: tuple[int, ...], text: str) -> list
 def choose(blocks: Sequence[Block], text: str) -> list[Block]:
     """The blocks that `text` names. Raises UserError where it names none."""
     if text == "auto":
-        return list(blocks if blocks[-1].layout == "NCHW" else blocks[-(-len(blocks) // 2) :])
+        # Early blocks cost accuracy, and of a transformer's neighbours one says what both do.
+        return list(blocks[2 * len(blocks) // 3 :] if blocks[-1].layout == "NCHW" else late_seconds(blocks))
     if text == "all":
         return list(blocks)
     if re.fullmatch(r"last:[1-9][0-9]{0,3}", text):
@@ -60,6 +62,11 @@ def choose(blocks: Sequence[Block], text: str) -> list[Block]:
     if numbers[-1] > len(blocks):
         raise UserError(f"--taps {text}: there is no block {numbers[-1]}; the model has blocks 1 to {len(blocks)}")
     return [blocks[number - 1] for number in numbers]
+
+
+def late_seconds(blocks: Sequence[Block]) -> list[Block]:
+    """The last block, the one before the last but one, and so on through two thirds of them, in their order."""
+    return list(blocks[len(blocks) // 3 :][::-2][::-1])
 
 
 def capture_taps(
@@ -91,6 +98,11 @@ def widths_of(model: nn.Module, image_shape: tuple[int, ...], taps: Sequence[Tap
     return {name: value.shape[1] for name, value in found.items()}
 
 
+def every_second(blocks: Sequence[Block]) -> list[Block]:
+    """The last block, the one before the last but one, and so on, in the order in which they run."""
+    return list(blocks[::-2][::-1])
+
+
 @contextlib.contextmanager
 def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
     """Yields a dict that each forward pass within the block fills: name of the statistic -> (batch, channels).
@@ -100,7 +112,7 @@ def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
     """
     found: dict[str, Tensor] = {}
 
-    def hook(tap: Tap) -> torch.utils.hooks.RemovableHandle:
+    def attach(tap: Tap) -> torch.utils.hooks.RemovableHandle:
         if tap.layout == "vector":
             return tap.module.register_forward_pre_hook(
                 lambda _module, inputs: found.update({f"{tap.name}:input": inputs[0].flatten(1)})
@@ -111,7 +123,7 @@ def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
             )
         )
 
-    handles = [hook(tap) for tap in taps]
+    handles = [attach(tap) for tap in taps]
     try:
         yield found
     finally:
@@ -122,16 +134,17 @@ def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
 def statistics(output: Tensor, layout: str, prefix_tokens: int) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, value (batch, channels)) of each statistic of a block's output, (batch, tokens, channels), (batch,
     height, width, channels) or (batch, channels, height, width) as `layout` says."""
-    if layout == "tokens":
+    has_class = layout == "tokens" and prefix_tokens > 0
+    if layout != "NCHW":
         output = functional.layer_norm(output, output.shape[-1:])
-        if prefix_tokens:
-            yield "class", output[:, 0]
-            output = output[:, prefix_tokens:]
-    elif layout == "NHWC":
-        output = functional.layer_norm(output, output.shape[-1:])
+    if has_class:
+        yield "class", output[:, 0]
+        output = output[:, prefix_tokens:]
     positions = {"tokens": (1,), "NHWC": (1, 2), "NCHW": (2, 3)}[layout]
     mean = output.mean(positions)
-    yield "mean", mean
-    yield "maximum", output.amax(positions)
+    if not has_class:
+        yield "mean", mean
+    if layout != "NCHW":
+        yield "maximum", output.amax(positions)
     variance = (output * output).mean(positions) - mean * mean
     yield "deviation", variance.clamp(min=LEAST_VARIANCE).sqrt()

@@ -26,6 +26,17 @@ class Progress:
 
     def step(self, step: int, loss: float, accuracy: float, images_per_s: float, resident: int) -> None:
         """Redraws the bar, at most a few times per second. step: optimizer steps done; resident: bytes."""
+        self._draw(
+            step,
+            f"loss {loss:.3f} acc {100 * accuracy:.1f} % {images_per_s:.1f} img/s "
+            f"mem {resident / MIB:.0f}/{self.budget_bytes / MIB:.0f} MiB",
+        )
+
+    def image(self, count: int) -> None:
+        """The same where images are read once. count: images read so far, of `total_steps`."""
+        self._draw(count, "images")
+
+    def _draw(self, step: int, text: str) -> None:
         now = time.monotonic()
         if not self.live or (now - self.drawn_s < REDRAW_S and step < self.total_steps):
             return
@@ -33,9 +44,8 @@ class Progress:
         filled = BAR_WIDTH * step // self.total_steps
         seconds = (now - self.start_s) / max(1, step - self.first_step) * (self.total_steps - step)
         sys.stderr.write(
-            f"\r\x1b[K{'█' * filled}{'░' * (BAR_WIDTH - filled)} {step}/{self.total_steps} "
-            f"loss {loss:.3f} acc {100 * accuracy:.1f} % {images_per_s:.1f} img/s "
-            f"mem {resident / MIB:.0f}/{self.budget_bytes / MIB:.0f} MiB {format_time(seconds)} left"
+            f"\r\x1b[K{'█' * filled}{'░' * (BAR_WIDTH - filled)} {step}/{self.total_steps} {text} "
+            f"{format_time(seconds)} left"
         )
         sys.stderr.flush()
 

@@ -12,6 +12,8 @@ import numpy as np
 from edge_s2a.device.data.decoding import SUFFIXES
 from edge_s2a.errors import UserError
 
+LARGEST_LABEL = 9999  # in a .npz for any number of classes
+
 
 class Sample(NamedTuple):
     """A labelled image."""
@@ -44,11 +46,12 @@ class Dataset:
         return {printable(name): reason for name, reason in self.skipped.items()}
 
 
-def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
+def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
     """The images of `path`: a folder with one folder per class, or with {train,val} above these, or a .npz.
 
     split: "train" or "val". labels: the artifact's class names, which the folders must match ("val" may lack some);
-    without any, the sorted names of the folders are the classes. Raises UserError for data that does not fit.
+    without any, the sorted names of the folders are the classes. num_classes: how many there must be; None for any
+    number. Raises UserError for data that does not fit.
     """
     if path.suffix == ".npz":
         return _open_arrays(path, labels, num_classes)
@@ -63,7 +66,7 @@ def has_split(path: Path, split: str) -> bool:
     return path.is_dir() and (path / split).is_dir()
 
 
-def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes: int) -> Dataset:
+def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
     folders = _class_folders(folder)
     found = sorted(folders)
     if not found:
@@ -76,7 +79,7 @@ def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes
             f"class folders of {folder} do not match the artifact's labels: "
             f"unknown {unknown}, missing {missing}; rename the folders, or pack with other --labels"
         )
-    if len(classes) != num_classes:
+    if num_classes is not None and len(classes) != num_classes:
         raise UserError(
             f"{folder} has {len(classes)} classes ({', '.join(classes[:8])}), the artifact was packed for "
             f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
@@ -129,7 +132,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return entry.is_file() and entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES
 
 
-def _open_arrays(path: Path, labels: list[str] | None, num_classes: int) -> Dataset:
+def _open_arrays(path: Path, labels: list[str] | None, num_classes: int | None) -> Dataset:
     try:
         images = _map_member(path, "images")
         with np.load(path, allow_pickle=False) as archive:
@@ -143,9 +146,10 @@ def _open_arrays(path: Path, labels: list[str] | None, num_classes: int) -> Data
             f"{path} holds images {images.dtype} {images.shape} and labels {targets.shape}; "
             "expected uint8 (images, height, width, 3) and integers (images,)"
         )
-    if len(targets) == 0 or targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() < num_classes:
-        raise UserError(f"labels of {path} must be integers from 0 to {num_classes - 1}, at least one")
-    classes = labels or [str(label) for label in range(num_classes)]
+    highest = LARGEST_LABEL if num_classes is None else num_classes - 1
+    if len(targets) == 0 or targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() <= highest:
+        raise UserError(f"labels of {path} must be integers from 0 to {highest}, at least one")
+    classes = labels or [str(label) for label in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
     samples = [Sample(index, int(label)) for index, label in enumerate(targets)]
     return Dataset(path, classes, samples, images)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from edge_s2a.device.engine.base import Engine, Inputs, StepResult, count_images, part_of
+from edge_s2a.device.engine.base import Engine, Inputs, StepResult, Taps, count_images, part_of
 from edge_s2a.errors import ArenaExhausted
 
 Batches = Callable[[], Iterator[tuple[Inputs, np.ndarray]]]
@@ -36,6 +36,17 @@ def logits_of(engine: Engine, inputs: Inputs) -> np.ndarray:
             raise
         parts = [part_of(inputs, start, end, engine.feature_shapes) for start, end in halves(count)]
         return np.concatenate([logits_of(engine, part) for part in parts])
+
+
+def taps_of(engine: Engine, image: np.ndarray) -> Taps:
+    """Of images float32 (batch, 3, height, width), likewise."""
+    try:
+        return engine.taps(image)
+    except ArenaExhausted:
+        if len(image) == 1:
+            raise
+        parts = [taps_of(engine, image[start:end]) for start, end in halves(len(image))]
+        return Taps(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def halves(count: int) -> list[tuple[int, int]]:

@@ -44,7 +44,7 @@ class DatasetImages:
             yield inputs, self.labels[chosen]
 
     def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
-        return evaluate(self.runtime, self.dataset, predictions)
+        return evaluate(self.runtime.logits, self.runtime.collator, self.dataset, predictions)
 
     def skipped(self) -> dict[str, str]:
         return self.dataset.skipped_names()

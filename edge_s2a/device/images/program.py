@@ -46,7 +46,7 @@ class Reader:
             try:
                 yield place, number, self.pixels(image)
             except UnusableImage as error:
-                self._skip(name_of(image), str(error))
+                self.skip(name_of(image), str(error))
 
     def pixels(self, image: ImageLike) -> np.ndarray:
         """Returns uint8 (height, width, 3). Raises UnusableImage, and UserError for what is no image."""
@@ -83,7 +83,7 @@ class Reader:
         """Returns the images that could not be read, with the reason."""
         return dict(self._skipped)
 
-    def _skip(self, name: str, reason: str) -> None:
+    def skip(self, name: str, reason: str) -> None:
         self._skipped[name] = reason
         if (line := f"{name}: {reason}") not in self.reasons:
             self.reasons.append(line)
@@ -153,7 +153,7 @@ class ProgramImages:
             ([str(place) for place in places], inputs, labels)
             for places, inputs, labels in self.reader.batches(self.images, self.runtime.collator)
         )
-        return evaluate_batches(self.runtime.engine, batches, self.reader.classes, predictions)
+        return evaluate_batches(self.runtime.logits, batches, self.reader.classes, predictions)
 
     def skipped(self) -> dict[str, str]:
         return self.reader.skipped()

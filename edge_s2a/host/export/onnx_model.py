@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import write_bytes
-from edge_s2a.artifact.names import IMAGE, LOGITS
-from edge_s2a.host.export.unroll import fold, image_input, model_bytes, unroll
+from edge_s2a.artifact.names import IMAGE, LOGITS, tap
+from edge_s2a.artifact.program import INFERENCE, TAPS
+from edge_s2a.host.export.unroll import Unrolled, fold, image_input, model_bytes, prune, unroll
 
 # Operators that turn a frozen weight, as the artifact holds it, into float32.
 DEQUANTISING = ("DequantizeLinear", "Cast")
@@ -24,7 +26,46 @@ def export_onnx(
     float32, or with `int8` stay as the artifact holds them and are dequantised where they are read. The metadata of the
     file give the names of the classes and the preprocessing.
     """
-    graph = unroll(artifact, "inference")
+    write_model(artifact, unroll(artifact, INFERENCE), adapter, classes, output, int8)
+
+
+def export_learned_onnx(
+    artifact: Artifact,
+    adapter: dict[str, np.ndarray],
+    weight: np.ndarray,
+    bias: np.ndarray,
+    classes: list[str],
+    output: Path,
+    int8: bool,
+) -> None:
+    """Writes the same graph with the classifier of a knowledge file in place of the head: logits = features weight^T +
+    bias, the features being all statistics of `Manifest.taps` side by side.
+
+    weight: float32 (classes, features), bias: float32 (classes,), both divided by the temperature.
+    """
+    graph = unroll(artifact, TAPS)
+    graph.constants |= {"learned/weight": np.ascontiguousarray(weight.T), "learned/bias": bias}
+    statistics = [tap(name) for name in artifact.manifest.taps]
+    # The artifact's own head may have made LOGITS.
+    graph.nodes = [node for node in graph.nodes if LOGITS not in node.output]
+    graph.nodes += [
+        helper.make_node("Concat", statistics, ["learned/features"], axis=1),
+        helper.make_node("MatMul", ["learned/features", "learned/weight"], ["learned/product"]),
+        helper.make_node("Add", ["learned/product", "learned/bias"], [LOGITS]),
+    ]
+    graph.values[LOGITS] = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", len(bias)])
+    prune(graph, LOGITS)
+    write_model(artifact, graph, adapter, classes, output, int8)
+
+
+def write_model(
+    artifact: Artifact,
+    graph: Unrolled,
+    adapter: dict[str, np.ndarray],
+    classes: list[str],
+    output: Path,
+    int8: bool,
+) -> None:
     graph.constants |= adapter
     fold(graph, keep=DEQUANTISING if int8 else ())
     metadata = {

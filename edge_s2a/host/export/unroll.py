@@ -28,13 +28,14 @@ class Unrolled:
 
 
 def unroll(artifact: Artifact, name: str) -> Unrolled:
-    """The program `name`, "training" or "inference", unrolled. It reads the image, even if the artifact keeps features,
-    and the adapter's tensors, which are not among the constants."""
+    """The program `name`, "training", "inference" or "taps", unrolled. It reads the image, even if the artifact keeps
+    features, and the adapter's tensors, which are not among the constants."""
     where = str(artifact.path)
     programs = program.from_json(artifact.read(PROGRAM), artifact.graph_count, f"{PROGRAM} of {where}")
     weights, _ = tensors.decode(artifact.read(WEIGHTS), f"{WEIGHTS} of {where}")
     constants, _ = tensors.decode(artifact.read(CONSTANTS), f"{CONSTANTS} of {where}")
-    calls = [*programs.get(program.FEATURES, []), *programs[name]]
+    features = [] if name == program.TAPS else programs.get(program.FEATURES, [])
+    calls = [*features, *programs[name]]
     graphs = {call.graph: onnx.load_from_string(artifact.read(graph_member(call.graph))).graph for call in calls}
     unrolled = Unrolled([], weights | constants, set(weights), {})
     for number, call in enumerate(calls):
@@ -91,6 +92,14 @@ def fold(unrolled: Unrolled, keep: tuple[str, ...] = ()) -> None:
         session = plain_session(model_bytes(nodes, {}, {result: unrolled.values[result]}, constants))
         (unrolled.constants[result],) = session.run([result], {})
     unrolled.constants = {value: array for value, array in unrolled.constants.items() if value in read}
+
+
+def prune(unrolled: Unrolled, output: str) -> None:
+    """Leaves out the nodes that `output` does not depend on."""
+    made_by = {value: node for node in unrolled.nodes for value in node.output}
+    nodes: list[NodeProto] = []
+    add_ancestors(output, made_by, nodes)
+    unrolled.nodes = nodes
 
 
 def add_ancestors(value: str, made_by: dict[str, NodeProto], nodes: list[NodeProto]) -> None:

@@ -1,0 +1,76 @@
+"""Tells the classes of images: with a trained adapter, or with what was learned in one pass."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edge_s2a.artifact.adapter import copy_into, load_adapter
+from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.knowledge import is_knowledge, load_head
+from edge_s2a.artifact.learned import Head
+from edge_s2a.artifact.program import TO_LEARN
+from edge_s2a.device.closed_form.solve import scores
+from edge_s2a.device.data.dataset import Dataset
+from edge_s2a.device.data.micro_batches import read_batches
+from edge_s2a.device.engine.base import EngineSettings, Inputs
+from edge_s2a.device.engine.batches import taps_of
+from edge_s2a.device.load import INFERENCE_BATCH_SIZE, load, load_planned, measure_loaded, within_budget
+from edge_s2a.device.runtime import Runtime
+
+
+class Answer(NamedTuple):
+    """What is known of the images of a micro-batch."""
+
+    logits: np.ndarray  # float32 (batch, classes)
+    features: np.ndarray | None  # float32 (batch, features), where they were learned from
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded artifact, and what it was taught."""
+
+    runtime: Runtime
+    classes: list[str]
+    head: Head | None  # None: an adapter, whose head is in the engine
+
+    def answer(self, inputs: Inputs) -> Answer:
+        if self.head is None:
+            return Answer(self.runtime.logits(inputs), None)
+        assert isinstance(inputs, np.ndarray), "taps are of images"
+        features = taps_of(self.runtime.engine, inputs).features
+        return Answer(scores(self.head, features), features)
+
+    def logits(self, inputs: Inputs) -> np.ndarray:
+        """float32 (batch, classes)."""
+        return self.answer(inputs).logits
+
+    def answers(self, dataset: Dataset) -> Iterator[tuple[list[int], Answer]]:
+        """Yields (indices, answer) of all readable images, in micro-batches."""
+        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), self.runtime.collator):
+            yield indices, self.answer(inputs)
+
+
+def load_classifier(artifact: Path, taught: Path, budget_bytes: int, settings: EngineSettings) -> Classifier:
+    """The artifact with a trained adapter or a knowledge file, for inference within a memory budget.
+
+    Raises BudgetError if not even one image at a time fits, UserError if the file does not fit the artifact.
+    """
+    if is_knowledge(taught):
+        return _load_learned(artifact, taught, budget_bytes, settings)
+    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
+    tensors, classes = load_adapter(taught, runtime.artifact.manifest)
+    copy_into(runtime.engine.adapter, tensors)
+    return Classifier(runtime, classes, None)
+
+
+def _load_learned(artifact: Path, knowledge: Path, budget_bytes: int, settings: EngineSettings) -> Classifier:
+    head, adapter = load_head(knowledge, Artifact(artifact).manifest)
+    measurement = measure_loaded(artifact, settings, TO_LEARN)
+    plan = within_budget(lambda limit: measurement.plan(limit, INFERENCE_BATCH_SIZE, {}), budget_bytes)
+    runtime = load_planned(artifact, settings, TO_LEARN, plan)
+    if adapter:
+        copy_into(runtime.engine.adapter, adapter)
+    return Classifier(runtime, head.classes, head)

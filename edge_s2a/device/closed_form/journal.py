@@ -1,0 +1,133 @@
+"""Keeps the features of images that are being learned in a file, until the knowledge file is written.
+
+An interruption or a power failure then costs no image that was read (after a power failure, those of the last seconds).
+Records are only appended. One that was cut off, or that the disk changed, is as if it had never been written.
+
+    header   magic, SHA-256 of what computes the features and of their layout, bytes of a row (uint64)
+    record   digest of the image, CRC-32 of digest and row (uint32), row (edge_s2a.codec.features)
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from edge_s2a.artifact.files import writing
+from edge_s2a.artifact.learned import DIGEST_BYTES
+from edge_s2a.artifact.rows import FileRows, Rows
+from edge_s2a.codec.features import Layout
+from edge_s2a.errors import UserError
+
+MAGIC = b"edge-s2a journal 1\n"
+HEADER = struct.Struct("<19s32sQ")
+PREFIX = struct.Struct(f"<{DIGEST_BYTES}sI")
+CHECKED_BYTES = 1 << 20  # read at once when a file is opened
+ASIDE = ".old"  # after the name of a file that is no journal of this
+
+
+class Journal:
+    """Rows of features by the digest of their image. One process has it open."""
+
+    def __init__(self, path: Path | None, layout: Layout, identity: str = ""):
+        """Opens the journal `path`, or one that ends with the process. identity: of what computes the features, such as
+        Manifest.model_digest. A file that holds other features, or something else, is set aside; `problem` says so.
+
+        Raises UserError if the file cannot be written, or if another process has it open.
+        """
+        self.problem: str | None = None
+        self._path, self._row_bytes = path, layout.row_bytes
+        text = json.dumps([identity, layout.format, list(layout.taps.items())])
+        header = HEADER.pack(MAGIC, hashlib.sha256(text.encode()).digest(), layout.row_bytes)
+        self._file = _temporary() if path is None else _opened(path)
+        if path is not None and os.fstat(self._file.fileno()).st_size and self._read(0, HEADER.size) != header:
+            aside = path.with_name(path.name + ASIDE)
+            with writing(aside):
+                os.replace(path, aside)
+            self.problem = f"{path} holds no features of this artifact; it is now {aside.name}"
+            self._file = _opened(path)
+        self._write(header, 0)
+        self._numbers: dict[bytes, int] = {}
+        self._count = 0
+        self._find_records()
+
+    def __len__(self) -> int:
+        """Records, whether they are intact or not."""
+        return self._count
+
+    @property
+    def rows(self) -> Rows:
+        """uint8 (records, row_bytes): the rows that there are now. They can be read as long as they are in use."""
+        where = "the file of features" if self._path is None else str(self._path)
+        shape, stride = (self._count, self._row_bytes), PREFIX.size + self._row_bytes
+        return FileRows(self._file, where, HEADER.size + PREFIX.size, shape, np.dtype(np.uint8), stride)
+
+    def find(self, digest: bytes) -> int | None:
+        """The number of the image's record; None if there is none."""
+        return self._numbers.get(digest)
+
+    def append(self, digest: bytes, row: np.ndarray) -> None:
+        """Keeps the row, uint8 (row_bytes,), of an image that is not there yet. Raises UserError if it cannot be
+        written."""
+        assert len(digest) == DIGEST_BYTES
+        codes = row.tobytes()
+        self._write(PREFIX.pack(digest, zlib.crc32(codes, zlib.crc32(digest))) + codes, self._offset(self._count))
+        self._numbers[digest] = self._count
+        self._count += 1
+
+    def remove(self) -> None:
+        """Takes the file away, once it is no longer needed; rows that are in use stay readable."""
+        if self._path is not None:
+            with writing(self._path):
+                self._path.unlink(missing_ok=True)
+
+    def _find_records(self) -> None:
+        """Finds the records that a file has, and cuts off what is less than one at its end."""
+        size = PREFIX.size + self._row_bytes
+        self._count = (os.fstat(self._file.fileno()).st_size - HEADER.size) // size
+        at_once = max(1, CHECKED_BYTES // size)
+        for first in range(0, self._count, at_once):
+            block = memoryview(self._read(self._offset(first), size * min(at_once, self._count - first)))
+            for number in range(len(block) // size):
+                record = block[number * size : (number + 1) * size]
+                digest, checksum = PREFIX.unpack_from(record)
+                if zlib.crc32(record[PREFIX.size :], zlib.crc32(digest)) == checksum:
+                    self._numbers[digest] = first + number
+        with writing(self._path or Path(tempfile.gettempdir())):
+            os.ftruncate(self._file.fileno(), self._offset(self._count))
+
+    def _offset(self, number: int) -> int:
+        return HEADER.size + number * (PREFIX.size + self._row_bytes)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            return os.pread(self._file.fileno(), size, offset)
+        except OSError as error:
+            raise UserError(f"cannot read {self._path}: {error.strerror}; delete it") from error
+
+    def _write(self, data: bytes, offset: int) -> None:
+        with writing(self._path or Path(tempfile.gettempdir())):
+            while data:
+                count = os.pwrite(self._file.fileno(), data, offset)
+                data, offset = data[count:], offset + count
+
+
+def _opened(path: Path) -> BinaryIO:
+    with writing(path):
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"another process is writing {path}; wait for it, or choose another --output") from error
+    return cast(BinaryIO, file)
+
+
+def _temporary() -> BinaryIO:
+    with writing(Path(tempfile.gettempdir())):
+        return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))

@@ -1,0 +1,175 @@
+"""Learns a folder of images in one pass, inside a memory budget: what `edge-s2a learn` does."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.files import make_folder
+from edge_s2a.artifact.knowledge import Knowledge, artifact_of, is_knowledge, load_knowledge
+from edge_s2a.artifact.learned import State
+from edge_s2a.codec.features import Layout
+from edge_s2a.device.closed_form import state as states
+from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset
+from edge_s2a.device.data.known import read_once
+from edge_s2a.device.data.loader import queue_capacity
+from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.learner import Learned, Learner
+from edge_s2a.device.learning_plan import Expected
+from edge_s2a.device.memory.process import peak_resident_bytes
+from edge_s2a.device.policy.interruption import Interruption
+from edge_s2a.errors import UserError
+from edge_s2a.option import common, optional_path, paths
+from edge_s2a.options import LearnerOptions, LearnOptions
+from edge_s2a.run.progress import Progress
+from edge_s2a.sizes import format_size
+
+PARTIAL = ".partial"  # after the name of a knowledge file: features of images on their way into it
+
+
+def learn(options: LearnOptions) -> dict[str, Any]:
+    """Learns what the options name, writes the knowledge file, and returns the summary.
+
+    Raises UserError for bad input, BudgetError if the budget is too small, and KeyboardInterrupt when told to stop: the
+    features of images that were read are then kept beside the knowledge file, and the same call goes on from there.
+    """
+    started_s = time.monotonic()
+    artifact, output, before = places(options)
+    make_folder(output.parent)
+    with Interruption():
+        dataset = None if options.data is None else open_dataset(Path(options.data), "train", None, None)
+        learner = Learner.expecting(learner_options(options, artifact), expected(options, artifact, before, dataset))
+        progress = Progress(max(1, len(dataset.samples) if dataset else 0), learner.plan.budget_bytes, options.quiet)
+        progress.message(description(learner))
+        if before is not None:
+            learner.take_over(before)
+        for other in paths(options.merge or []):
+            learner.merge(other)
+        for old, new in renamed(options):
+            learner.rename(old, new)
+        for what in options.forget or []:
+            learner.forget(what)
+        learned = Learned(0, 0, 0)
+        if dataset is not None:
+            learned = learn_dataset(learner, dataset, output.with_name(output.name + PARTIAL), progress)
+        if not learner.images:
+            raise UserError("no image is left to learn from; give --data with images that can be read")
+        validation = validate(options, learner)
+        learner.save(output)
+        learner.drop_journal()
+    return summary(learner, learned, dataset, validation, output, time.monotonic() - started_s)
+
+
+def places(options: LearnOptions) -> tuple[Path, Path, Knowledge | None]:
+    """(artifact, knowledge file to write, what to go on from). Raises UserError where one is missing."""
+    source, output = Path(options.source), optional_path(options.output)
+    if not is_knowledge(source):
+        if output is None:
+            raise UserError("--output is missing; give the knowledge file to write, such as K.safetensors")
+        if options.data is None:
+            raise UserError(f"there is nothing to learn from {source} alone; give --data, or a knowledge file instead")
+        return source, output, None
+    if not any((options.data, options.val_data, options.forget, options.rename, options.merge)):
+        raise UserError(f"there is nothing to do with {source}; give --data, --forget, --rename or --merge")
+    artifact = optional_path(options.artifact) or artifact_of(source)
+    return artifact, output or source, load_knowledge(source, Artifact(artifact).manifest)
+
+
+def renamed(options: LearnOptions) -> list[tuple[str, str]]:
+    """(old, new) of each --rename. Raises UserError for what is none."""
+    pairs = []
+    for text in options.rename or []:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise UserError(f"--rename {text!r} is not OLD=NEW; write for example tulip=tulips")
+        pairs.append((old, new))
+    return pairs
+
+
+def learner_options(options: LearnOptions, artifact: Path) -> LearnerOptions:
+    return LearnerOptions(**{**common(options, LearnerOptions), "artifact": artifact})
+
+
+def expected(options: LearnOptions, artifact: Path, before: Knowledge | None, dataset: Dataset | None) -> Expected:
+    """What there will be to solve for, at most."""
+    state: State = before.state if before else states.empty(Layout(options.codes, Artifact(artifact).manifest.taps))
+    images = int(state.counts.sum()) + (len(dataset.samples) if dataset else 0)
+    classes = {*state.classes, *(dataset.classes if dataset else [])}
+    for other in paths(options.merge or []):
+        merged = load_knowledge(other, Artifact(artifact).manifest).state
+        images, classes = images + int(merged.counts.sum()), classes | {*merged.classes}
+    folded = len(state.folded.labels) if state.folded else 0
+    kept = min(images - folded, int(options.storage) // state.layout.row_bytes)
+    groups = state.folded.groups if state.folded else (len(state.layout.taps) if kept < images else None)
+    return Expected(kept, images - kept, groups, len(classes))
+
+
+def learn_dataset(learner: Learner, dataset: Dataset, journal: Path, progress: Progress) -> Learned:
+    """Learns the images of a folder; their features are kept in `journal` until the knowledge file is written."""
+    if problem := learner.keep_journal(journal):
+        progress.message(problem)
+    reads = read_once(
+        dataset,
+        learner.manifest.preprocessing,
+        learner.is_known,
+        queue_capacity(learner.plan.micro_batch_size),
+        learner.plan.decode_limit_bytes,
+    )
+    learned = learner.learn_reads(reads, progress.image)
+    return learned._replace(skipped=learned.skipped + len(dataset.skipped))
+
+
+def validate(options: LearnOptions, learner: Learner) -> dict[str, Any] | None:
+    """Accuracy and loss on the validation images, None where there are none."""
+    data = optional_path(options.data)
+    path = optional_path(options.val_data) or (data if data is not None and has_split(data, "val") else None)
+    if path is None:
+        return None
+    return evaluate(learner.logits, learner.collator, open_dataset(path, "val", learner.classes, None))
+
+
+def description(learner: Learner) -> str:
+    plan = learner.plan
+    return (
+        f"{learner.manifest.model}: {learner.manifest.tap_count} features of {len(learner.manifest.taps)} statistics\n"
+        f"budget {format_size(plan.budget_bytes)}, predicted peak {format_size(plan.predicted_peak_bytes)}: "
+        f"{plan.micro_batch_size} images at a time"
+    )
+
+
+def summary(
+    learner: Learner,
+    learned: Learned,
+    dataset: Dataset | None,
+    validation: dict[str, Any] | None,
+    output: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    head, state, plan = learner.head, learner.state, learner.plan
+    measured = head.measured
+    folded = len(state.folded.labels) if state.folded else 0
+    return {
+        "images": learner.images,
+        "new_images": learned.new,
+        "known_images": learned.known,
+        "skipped_images": learned.skipped,
+        "skipped": dataset.skipped_names() if dataset else {},
+        "kept_images": learner.images - folded,
+        "folded_images": folded,
+        "classes": dict(zip(state.classes, state.counts.tolist(), strict=True)),
+        "features": learner.manifest.tap_count,
+        "form": head.kind,
+        "used_features": state.layout.width - state.layout.first_column(head.groups),
+        "lambda": head.ridge,
+        "temperature": head.temperature,
+        "left_out_accuracy": measured.accuracy if measured else None,
+        "left_out_loss": measured.log_loss if measured else None,
+        "calibration_error": measured.calibration_error if measured else None,
+        "val_accuracy": validation["accuracy"] if validation else None,
+        "val_loss": validation["loss"] if validation else None,
+        "seconds": round(seconds, 3),
+        "predicted_peak_bytes": plan.predicted_peak_bytes,
+        "peak_rss_bytes": peak_resident_bytes(),
+        "budget_bytes": plan.budget_bytes,
+        "output": str(output),
+    }
