@@ -198,7 +198,10 @@ def _require_tensors(opened: Opened, expected: Mapping[str, Expected]) -> None:
     """Raises UserError unless the file has these tensors, in these shapes, and no others but what was learned."""
     for name in sorted(set(opened.tensors) ^ set(opened.told | opened.learned)):
         raise UserError(f"{opened.where}: tensor {name} is missing or unknown; use another copy")
-    require(opened.tensors, expected, opened.where)
+    try:
+        require(opened.tensors, expected)
+    except ValueError as error:
+        raise UserError(f"{opened.where}: {error}; use another copy") from error
 
 
 def _malformed(opened: Opened, error: Exception) -> UserError:

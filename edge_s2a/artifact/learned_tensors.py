@@ -14,7 +14,6 @@ from edge_s2a.artifact.learned import DIGEST_BYTES, Folded, Kept, State
 from edge_s2a.artifact.manifest import has_type
 from edge_s2a.artifact.rows import Rows
 from edge_s2a.codec.features import Layout, is_valid
-from edge_s2a.errors import UserError
 
 KEPT, FOLDED = "kept.", "folded."
 
@@ -47,20 +46,17 @@ def expected_tensors(layout: Layout, classes: int, groups: int) -> dict[str, Exp
     return expected
 
 
-def require(found: Mapping[str, Rows], expected: Mapping[str, Expected], where: str) -> None:
-    """Raises UserError unless each expected tensor is there, in its shape."""
+def require(found: Mapping[str, Rows], expected: Mapping[str, Expected]) -> None:
+    """Raises ValueError unless each expected tensor is there, in its shape."""
     for name, (dtype, shape) in expected.items():
         if name not in found:
-            raise UserError(f"{where}: tensor {name} is missing; use another copy")
+            raise ValueError(f"tensor {name} is missing")
         array = found[name]
         fits = len(array.shape) == len(shape) and all(
-            size is None or size == found for size, found in zip(shape, array.shape, strict=True)
+            size is None or size == count for size, count in zip(shape, array.shape, strict=True)
         )
         if not fits or array.dtype.name != dtype:
-            raise UserError(
-                f"{where}: tensor {name} is {array.dtype.name} {array.shape}, expected {dtype} {shape}; use another "
-                "copy"
-            )
+            raise ValueError(f"tensor {name} is {array.dtype.name} {array.shape}, expected {dtype} {shape}")
 
 
 def class_names_of(text: str) -> list[str]:
