@@ -17,7 +17,7 @@ from edge_s2a.artifact import tensors
 from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.learned import Head, Measured, State
+from edge_s2a.artifact.learned import DRIFT_IMAGES, UNKNOWN_RATES, Familiar, Head, Measured, State
 from edge_s2a.artifact.learned_tensors import (
     Expected,
     class_names_of,
@@ -34,10 +34,11 @@ from edge_s2a.codec.features import FORMATS, Layout
 from edge_s2a.errors import UserError
 
 FORMAT = "edge-s2a knowledge 1"
-HEAD, ADAPTER = "head.", "adapter:"
+HEAD, FAMILIAR, ADAPTER = "head.", "familiar.", "adapter:"
+MOST_IMAGES = 1 << 40
 HEAD_DIGEST, DIGEST = "head_sha256", "sha256"
 # The head's values that are no arrays, but for the classes, which the state has as well.
-NUMBERS = {"kind": str, "groups": int, "ridge": float, "temperature": float, "images": int}
+NUMBERS = {"kind": str, "groups": int, "ridge": float, "temperature": float}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
     state, head = knowledge.state, knowledge.head
     assert head.classes == state.classes, "the head is that of the state"
     told: dict[str, Rows] = {HEAD + name: getattr(head, name) for name in _shapes_of_head(0, 0)}
+    if head.familiar is not None:
+        told |= {FAMILIAR + name: getattr(head.familiar, name) for name in _shapes_of_familiar(0, 0)}
     told |= {ADAPTER + name: array for name, array in knowledge.adapter.items()}
     numbers = {name: getattr(head, name) for name in NUMBERS}
     metadata = {
@@ -86,7 +89,7 @@ def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
     try:
         state = state_of(opened.tensors, opened.layout, opened.classes, opened.folded_groups)
         head = _head(opened)
-        if head.images != state.counts.sum():
+        if (head.counts != state.counts).any():
             raise ValueError(f"a head of {head.images} images for {state.counts.sum()}")
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(opened, error) from error
@@ -180,15 +183,31 @@ def _open(path: Path, manifest: Manifest) -> Opened:
     return Opened(where, found, metadata, layout, classes, groups, told, learned)
 
 
-def _shapes_of_head(classes: int, width: int) -> dict[str, tuple[int, ...]]:
-    """The head's arrays, all float32."""
-    return {"weight": (classes, width), "bias": (classes,), "mean": (width,), "deviation": (width,)}
+def _shapes_of_head(classes: int, width: int) -> dict[str, Expected]:
+    return {
+        "weight": ("float32", (classes, width)),
+        "bias": ("float32", (classes,)),
+        "mean": ("float32", (width,)),
+        "deviation": ("float32", (width,)),
+        "counts": ("int64", (classes,)),
+    }
+
+
+def _shapes_of_familiar(classes: int, width: int) -> dict[str, Expected]:
+    return {
+        "means": ("float32", (classes, width)),
+        "within": ("float32", (width,)),
+        "scales": ("float32", (2, 2)),
+        "unknown": ("float32", (len(UNKNOWN_RATES),)),
+        "drift": ("float32", (len(DRIFT_IMAGES),)),
+    }
 
 
 def _told(found: Mapping[str, Rows], layout: Layout, classes: Sequence[str], manifest: Manifest) -> dict[str, Expected]:
-    told: dict[str, Expected] = {
-        HEAD + name: ("float32", shape) for name, shape in _shapes_of_head(len(classes), layout.width).items()
-    }
+    told = {HEAD + name: expected for name, expected in _shapes_of_head(len(classes), layout.width).items()}
+    if any(name.startswith(FAMILIAR) for name in found):
+        shapes = _shapes_of_familiar(len(classes), layout.width)
+        told |= {FAMILIAR + name: expected for name, expected in shapes.items()}
     if any(name.startswith(ADAPTER) for name in found):
         told |= {ADAPTER + name: ("float32", tuple(shape)) for name, shape in manifest.adapter_shapes.items()}
     return told
@@ -214,9 +233,9 @@ def _finite(opened: Opened, name: str) -> np.ndarray:
 
 def _head(opened: Opened) -> Head:
     """Raises ValueError, KeyError or TypeError for values that no head has."""
-    arrays = {name: _finite(opened, HEAD + name) for name in _shapes_of_head(len(opened.classes), opened.layout.width)}
-    if (arrays["deviation"] < 0).any():
-        raise ValueError("deviations below 0")
+    arrays = {name: _finite(opened, HEAD + name) for name in _shapes_of_head(0, 0)}
+    if (arrays["deviation"] < 0).any() or not ((arrays["counts"] > 0) & (arrays["counts"] < MOST_IMAGES)).all():
+        raise ValueError("deviations below 0, or classes without images")
     numbers = parse_json(opened.metadata["head"])
     if not isinstance(numbers, dict) or set(numbers) != {*NUMBERS, "measured"}:
         raise ValueError("other fields of the head")
@@ -225,20 +244,38 @@ def _head(opened: Opened) -> Head:
     if (
         numbers["kind"] not in ("dual", "primal")
         or not 1 <= numbers["groups"] <= len(opened.layout.taps)
-        or not (numbers["ridge"] > 0 and numbers["temperature"] > 0 and numbers["images"] > 0)
+        or not (numbers["ridge"] > 0 and numbers["temperature"] > 0)
     ):
         raise ValueError("impossible numbers of the head")
-    values: dict[str, Any] = arrays | numbers | {"measured": _measured(numbers["measured"])}
+    measured = _measured(numbers["measured"], len(opened.classes))
+    values: dict[str, Any] = arrays | numbers | {"measured": measured, "familiar": _familiar(opened)}
     return Head(classes=list(opened.classes), **values)
 
 
-def _measured(values: Any) -> Measured | None:
+def _measured(values: Any, classes: int) -> Measured | None:
     if values is None:
         return None
     measured = Measured(**values)
-    if not all(has_type(float, value) and value >= 0 for value in vars(measured).values()):
+    numbers = (measured.accuracy, measured.log_loss, measured.calibration_error)
+    if not all(has_type(float, value) and value >= 0 for value in numbers):
         raise ValueError("what was measured is no number")
+    if measured.confusion is not None:
+        if not has_type(list[list[int]], measured.confusion):
+            raise ValueError("confusions that are no numbers")
+        counts = [count for row in measured.confusion for count in row]
+        is_square = {len(measured.confusion), *map(len, measured.confusion)} == {classes}
+        if not is_square or not all(0 <= count < MOST_IMAGES for count in counts):
+            raise ValueError("impossible confusions")
     return measured
+
+
+def _familiar(opened: Opened) -> Familiar | None:
+    if FAMILIAR + "means" not in opened.told:
+        return None
+    arrays = {name: _finite(opened, FAMILIAR + name) for name in _shapes_of_familiar(0, 0)}
+    if (arrays["within"] < 0).any() or not (arrays["scales"][:, 1] > 0).all() or (arrays["drift"] < 0).any():
+        raise ValueError("deviations below 0")
+    return Familiar(**arrays)
 
 
 def _adapter(opened: Opened, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from edge_s2a.artifact.program import TO_LEARN
 from edge_s2a.artifact.rows import pick
 from edge_s2a.codec.features import Layout, encode
 from edge_s2a.device.closed_form import state as states
-from edge_s2a.device.closed_form.drift import Drift, drift_of
+from edge_s2a.device.closed_form.drift import Drift, Recent
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.device.closed_form.solve import scores, solve
@@ -102,7 +102,7 @@ class Learner:
             self._use_adapter(load_adapter(Path(options.adapter), self.manifest)[0])
         self._journal = Journal(None, self.layout)
         self._previous: Head | None = None  # the last classifier that was solved for
-        self._become(states.empty(self.layout))
+        self.become(states.empty(self.layout))
 
     def _plan(self, expected: Expected) -> LearningPlan:
         measurement = measure_loaded(Path(self.options.artifact), self.engine_settings, TO_LEARN)
@@ -209,10 +209,10 @@ class Learner:
             pick([rows], places),
         )
         state, new = states.add(self.state, names, added)
-        self._become(states.fold_to(state, int(self.options.storage), self._planned.form.groups))
+        self.become(states.fold_to(state, int(self.options.storage), self._planned.form.groups))
         return new
 
-    def _become(self, state: State) -> None:
+    def become(self, state: State) -> None:
         """Takes over what was learned; the classifier is then solved for anew when it is needed."""
         self.state = state
         """All that was learned (edge_s2a.artifact.learned)."""
@@ -222,14 +222,14 @@ class Learner:
 
     def forget(self, what: str) -> None:
         """Forgets a class by its name, or else the one image whose SHA-256 begins with these four or more hexadecimal
-        digits, exactly as if it had never been learned. Raises UserError where there is none, or where it is folded into
-        sums."""
+        digits, exactly as if it had never been learned. Raises UserError where there is none, or where it is folded
+        into sums."""
         is_digest = what not in self.classes and re.fullmatch(r"[0-9a-fA-F]{4,}", what)
-        self._become((states.forget_image if is_digest else states.forget_class)(self.state, what))
+        self.become((states.forget_image if is_digest else states.forget_class)(self.state, what))
 
     def rename(self, old: str, new: str) -> None:
         """Gives a class another name; that of another class makes one of both. Raises UserError if there is none."""
-        self._become(states.rename(self.state, old, new))
+        self.become(states.rename(self.state, old, new))
 
     def merge(self, path: str | os.PathLike[str]) -> None:
         """Adds what another device learned with the same artifact and saved; images that both have seen count once.
@@ -240,7 +240,7 @@ class Learner:
                 f"{path} was learned from another trained adapter; merge what was learned from the same one, or from "
                 "none"
             )
-        self._become(states.merge(self.state, other.state))
+        self.become(states.merge(self.state, other.state))
 
     # -- use -------------------------------------------------------------------------------------------
 
@@ -305,17 +305,16 @@ class Learner:
         loss = math.nan if result["loss"] is None else result["loss"]
         return Evaluation(result["accuracy"], loss, result["count"])
 
-    def drift(self, images: Iterable[ImageLike]) -> Drift:
-        """Returns how far images, which need no labels, are from those that were learned. Raises UserError if none can
-        be read."""
-        total, count = np.zeros(self.layout.width), 0
+    def drift(self, images: Iterable[ImageLike]) -> Drift | None:
+        """Returns how far images, which need no labels, are from those that were learned; None where too few images
+        are kept to tell. Raises UserError if none can be read."""
+        recent = Recent(self.head)
         for image in images:
             with contextlib.suppress(UserError):
-                total += self.features(image)[0]
-                count += 1
-        if not count:
+                recent.add(self.features(image))
+        if not recent.images:
             raise UserError("no image could be read; give images like those that were learned")
-        return drift_of(self.head, total, count)
+        return recent.drift()
 
     # -- the knowledge file ----------------------------------------------------------------------------
 
@@ -334,7 +333,7 @@ class Learner:
         if knowledge.state.layout != self.layout:
             self.layout = knowledge.state.layout
             self._journal = Journal(None, self.layout)
-        self._become(knowledge.state)
+        self.become(knowledge.state)
         self._head = self._previous = knowledge.head
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from edge_s2a.device.classifier import Classifier
-from edge_s2a.device.closed_form.drift import drift_of
+from edge_s2a.device.closed_form.drift import Recent
 from edge_s2a.device.closed_form.unknown import are_unknown
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
 from edge_s2a.device.evaluate import log_softmax
@@ -25,18 +25,22 @@ def predict(classifier: Classifier, images: list[Path], top: int, unknown: float
         raise UserError("--unknown needs a knowledge file, which knows what was learned; give one as --adapter")
     dataset = Dataset(Path(), classifier.classes, [Sample(path, 0) for path in images])
     results: list[dict[str, Any]] = []
-    total, count = np.zeros(classifier.runtime.artifact.manifest.tap_count), 0
+    recent = None if classifier.head is None else Recent(classifier.head)
     for indices, (logits, features) in classifier.answers(dataset):
         for index, row in zip(indices, np.exp(log_softmax(logits)), strict=True):
             results.append({"image": printable(images[index]), "predictions": likeliest(classifier.classes, row, top)})
-        if classifier.head is not None and features is not None:
-            total, count = total + features.sum(0), count + len(features)
+        if classifier.head is not None and recent is not None and features is not None:
+            recent.add(features)
             if unknown is not None:
                 refused = are_unknown(classifier.head, features, unknown).tolist()
                 for result, is_refused in zip(results[-len(refused) :], refused, strict=True):
                     result["unknown"] = is_refused
-    drift = drift_of(classifier.head, total, count)._asdict() if classifier.head is not None and count else None
-    return {"results": results, "unreadable": dataset.skipped_names(), "drift": drift}
+    drift = recent.drift() if recent is not None and recent.images else None
+    return {
+        "results": results,
+        "unreadable": dataset.skipped_names(),
+        "drift": None if drift is None else drift._asdict(),
+    }
 
 
 def likeliest(classes: list[str], probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from edge_s2a.device.closed_form.sweep import invert_bytes, matrix_bytes
 # More rows at once are no faster; with fewer, products are slow.
 BLOCKS = (256, 128, 64, 32, 16, 8)
 MOST_LEFT_OUT = 2048  # images, of those that are kept; the accuracy of as many is known to 1 point
+MOST_DRAWN = 256  # images, of those that are left out, that thresholds for drift are drawn from
 SCORING_ARRAYS = 5  # of exponentials and their products, at once
 FIXED_BYTES = 1 << 18  # small arrays, and the buffers of ufuncs
 
@@ -70,7 +71,10 @@ def work_bytes(kind: str, kept: int, groups: int, block_rows: int, layout: Layou
         ending = 0
     inverting = max(invert_bytes(size, block_rows), leaving_out)
     steps = [*summing, targets + solution + max(inverting, scoring, ending)]
-    # At last, beside the matrix or after it: weights in float64 and in float32.
-    heads = 2 * weight + 4 * classes * layout.width
+    # Afterwards, without the matrix: the head, and passes over what is left out.
+    head = 2 * weight + 4 * classes * layout.width
+    drawn = min(left_out, MOST_DRAWN)
+    residuals = 8 * drawn * (2 * columns + drawn)
+    describing = scores + weight + max(weight + block + reading, weight + residuals + reading, head)
     standard = weight + 7 * 8 * columns
-    return standard + max(matrix + max(*steps, 2 * weight), heads, weight + reading) + FIXED_BYTES
+    return standard + max(matrix + max(*steps, 2 * weight), head + describing, weight + reading) + FIXED_BYTES

@@ -23,22 +23,36 @@ class Sample(NamedTuple):
         return weights / weights.sum()
 
 
+class LeftOut(NamedTuple):
+    """What the classifier says of the images of a sample, each as if it had not been learned."""
+
+    rows: np.ndarray  # int (images,): which of the kept ones
+    labels: np.ndarray  # int64 (images,)
+    weights: np.ndarray  # float64 (images,), of sum 1
+    outputs: np.ndarray  # float64 (images, classes): scores
+
+
 def sample_of(kept: Kept, counts: np.ndarray) -> Sample:
-    """At most MOST_LEFT_OUT of the kept images, as many of each class where there are as many, which ones by their
-    digests.
+    """At most MOST_LEFT_OUT of the kept images.
 
     Classes of one image do not count, because what is left knows nothing of them. No image counts unless two other
     classes are kept: of a single class the best lambda would be the one that knows no other.
     """
-    order = np.lexsort((digest_keys(kept.digests), kept.labels))
-    sizes = np.bincount(kept.labels, minlength=len(counts))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its class
-    order = order[np.argsort(place, kind="stable")]
-    order = order[counts[kept.labels[order]] > 1]
-    rows = np.sort(order[:MOST_LEFT_OUT])
+    candidates = np.flatnonzero(counts[kept.labels] > 1)
+    chosen = balanced_choice(kept.digests[candidates], kept.labels[candidates], MOST_LEFT_OUT)
+    rows = np.sort(candidates[chosen])
     labels = kept.labels[rows]
-    chosen = np.bincount(labels, minlength=len(counts))
-    if np.count_nonzero(chosen) < 2:
+    sizes = np.bincount(labels, minlength=len(counts))
+    if np.count_nonzero(sizes) < 2:
         return Sample(rows[:0], labels[:0], np.zeros(0))
-    weights = (counts / np.maximum(chosen, 1))[labels]
+    weights = (counts / np.maximum(sizes, 1))[labels]
     return Sample(rows, labels, weights / weights.sum())
+
+
+def balanced_choice(digests: np.ndarray, labels: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most `most` images, as many of each class where there are as many; which ones, and their order,
+    follows from the digests, uint8 (images, DIGEST_BYTES), whatever order the images are in."""
+    order = np.lexsort((digest_keys(digests), labels))
+    sizes = np.bincount(labels)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its class
+    return order[np.argsort(place, kind="stable")][:most]

@@ -91,3 +91,11 @@ def features_of(codes: np.ndarray, state: State, form: Form, standard: Standard 
         features -= standard.mean
         features *= standard.scale
     return features
+
+
+def all_features(values: np.ndarray, width: int) -> np.ndarray:
+    """float32 (..., width) of values float64 (..., columns) of the features in use, which are the last ones: 0 for the
+    others."""
+    result = np.zeros((*values.shape[:-1], width), np.float32)
+    result[..., width - values.shape[-1] :] = values
+    return result

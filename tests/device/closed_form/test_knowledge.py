@@ -21,7 +21,7 @@ from edge_s2a.artifact.knowledge import (
     load_knowledge,
     save_knowledge,
 )
-from edge_s2a.artifact.learned import Head, Kept
+from edge_s2a.artifact.learned import Familiar, Head, Kept
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form.form import Form
 from edge_s2a.device.closed_form.solve import solve
@@ -62,8 +62,10 @@ def written(request, tmp_path):
 
 
 def assert_equal_heads(found, expected):
-    for field in fields(Head):
-        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+    for kind, first, second in ((Head, found, expected), (Familiar, found.familiar, expected.familiar)):
+        assert (first is None) == (second is None)
+        for name in {field.name for field in fields(kind)} - {"familiar"} if second is not None else ():
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
 def assert_equal_states(found, expected):
@@ -232,7 +234,7 @@ def rewrite(path, change):
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(arrays, metadata)
     metadata = {key: text for key, text in metadata.items() if "sha256" not in key}
-    told = {name: array for name, array in arrays.items() if name.startswith(("head.", "adapter:"))}
+    told = {name: array for name, array in arrays.items() if name.startswith(("head.", "familiar.", "adapter:"))}
     metadata["head_sha256"] = tensors.digest(told, metadata)
     with open(path, "wb") as file:
         tensors.write_with_digest(file, arrays, metadata)
@@ -243,6 +245,11 @@ def head_numbers(**changes):
         metadata["head"] = json.dumps(json.loads(metadata["head"]) | changes)
 
     return change
+
+
+def measured_of(**changes):
+    measured = {"accuracy": 1, "log_loss": 1, "calibration_error": 1, "confusion": None}
+    return head_numbers(measured=measured | changes)
 
 
 def metadata_of(**changes):
@@ -283,10 +290,17 @@ LIES = {
     "an infinite lambda": (head_numbers(ridge=float("inf")), "numbers are none"),
     "another form": (head_numbers(kind="cubic"), "impossible numbers"),
     "no groups of the head": (head_numbers(groups=0), "impossible numbers"),
-    "another number of images": (head_numbers(images=5), "a head of 5 images for 12"),
+    "another number of images": (array("head.counts", lambda old: old + 1), "a head of 15 images for 12"),
+    "negative numbers of images": (array("head.counts", lambda old: -old), "classes without images"),
+    "negative confusions": (measured_of(confusion=[[1, 2, 3], [1, 2, 3], [1, 2, -3]]), "impossible confusions"),
+    "confusions of other classes": (measured_of(confusion=[[1, 2], [1, 2]]), "impossible confusions"),
+    "confusions as text": (measured_of(confusion="no"), "confusions that are no numbers"),
+    "scales of 0": (array("familiar.scales", lambda old: old * 0), "deviations below 0"),
+    "thresholds that are not finite": (array("familiar.drift", lambda old: old * np.inf), "not finite"),
+    "no thresholds": (lambda arrays, metadata: arrays.pop("familiar.drift"), "familiar.drift is missing"),
     "measured otherwise": (head_numbers(measured={"accuracy": 1}), "malformed"),
     "measured as text": (
-        head_numbers(measured={"accuracy": "1", "log_loss": 1, "calibration_error": 1}),
+        head_numbers(measured={"accuracy": "1", "log_loss": 1, "calibration_error": 1, "confusion": None}),
         "what was measured",
     ),
     "weights that are not finite": (value("head.weight", 3, np.nan), "head.weight has values that are not finite"),

@@ -61,7 +61,7 @@ def call(stage: str, *command) -> subprocess.CompletedProcess:
 
 def peak_of(stage: str, *command) -> tuple[str, int]:
     """(standard output, peak resident bytes) of a command, which runs under a launcher: see there why."""
-    done = call(stage, sys.executable, "-S", "-E", PROJECT / "tests" / "launcher.py", *command)
+    done = call(stage, sys.executable, "-S", "-E", PROJECT / "tests" / "helpers" / "launcher.py", *command)
     return done.stdout, int(done.stderr.splitlines()[-1])
 
 
