@@ -142,4 +142,5 @@ def wait_for(condition, folder: Path, timeout_s: float = 420) -> None:
 
 def of_kind(lines: list[dict], kind: str, number: int | None = None) -> list[dict]:
     """What devices have answered, in round `number` or in all."""
-    return [line for line in lines if line["kind"] == kind and "error" not in line and number in (None, line["round"])]
+    wanted = [line for line in lines if line["kind"] == kind and "error" not in line]
+    return [line for line in wanted if number is None or line["round"] == number]

@@ -83,21 +83,25 @@ def share_out(digits: Path, folder: Path) -> dict[str, Path]:
 def learned(left: Left, python: Path, data: Path, output: Path) -> Path:
     """The knowledge file of one device that has these images."""
     done = run_command(
-        "learn", left.artifact, data, output, "--codes", "int8", "--threads", 1, "--quiet", python=python,
-        cwd=output.parent,
+        "learn", left.artifact, "--data", data, "--output", output, "--codes", "int8", "--threads", 1, "--quiet",
+        python=python, cwd=output.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return output
 
 
-def accuracy(left: Left, python: Path, knowledge: Path) -> float:
-    """On all digits for validation."""
+def accuracy(left: Left, python: Path, knowledge: Path, digits: set[int], folder: Path) -> float:
+    """Share of all digits for validation that are told right by who knows only `digits`."""
+    for digit in digits:
+        (folder / "val" / str(digit)).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "val" / str(digit)).symlink_to(left.digits / "val" / str(digit))
     done = run_command(
-        "eval", left.artifact, "--adapter", knowledge, "--data", left.digits, "--threads", 1, "--json",
-        python=python, cwd=left.digits,
+        "eval", left.artifact, "--adapter", knowledge, "--data", folder, "--threads", 1, "--json", python=python,
+        cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.json["accuracy"]
+    known, everything = (len(list(data.glob("val/*/*.png"))) for data in (folder, left.digits))
+    return done.json["accuracy"] * known / everything
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +130,16 @@ def test_the_fleet_knows_what_one_device_would_that_has_all_images(left, at_once
 
 
 def test_the_fleet_beats_each_device_alone(left, at_once, fleet_python, tmp_path):
+    everything = set(range(10))
     fleet = {
-        send: accuracy(left, fleet_python, output / "knowledge.safetensors") for send, output in left.outputs.items()
+        send: accuracy(left, fleet_python, output / "knowledge.safetensors", everything, tmp_path / send)
+        for send, output in left.outputs.items()
     }
-    once = accuracy(left, fleet_python, at_once)
-    alone = {
-        name: accuracy(left, fleet_python, learned(left, fleet_python, own, tmp_path / f"{name}.safetensors"))
-        for name, own in left.data.items()
-    }
+    once = accuracy(left, fleet_python, at_once, everything, tmp_path / "once")
+    alone = {}
+    for name, own in left.data.items():
+        knowledge = learned(left, fleet_python, own, tmp_path / f"{name}.safetensors")
+        alone[name] = accuracy(left, fleet_python, knowledge, DIGITS[name], tmp_path / name)
     print(f"\naccuracy on all digits: fleet {fleet}, all images at once {once:.4f}, alone {alone}")
     assert abs(fleet["auto"] - once) < 0.002
     assert min(fleet.values()) > max(alone.values()) + 0.3
