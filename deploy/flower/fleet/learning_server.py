@@ -19,7 +19,7 @@ from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.solve import solve
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
+from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes, resident_bytes
 from edge_s2a.errors import UserError
 from edge_s2a.sizes import MIB
 from fleet.notes import note
@@ -35,6 +35,7 @@ def learn(grid: Grid, run: UserConfig, artifact: Artifact, output: Path) -> None
     and the classifier of all. Raises UserError."""
     if run["send"] not in (AUTO, FEATURES, SUMS):
         raise UserError(f"send is {run['send']!r}; give auto, features or sums in --run-config")
+    make_allocator_predictable()
     start_s = time.monotonic()
     manifest = artifact.manifest
     nodes = choose_nodes(grid, float(run["fraction"]), int(run["min-nodes"]))

@@ -2,9 +2,9 @@
 
 features   a row of 8-bit codes for each image (edge_s2a.codec.features)
 sums       instead of the rows, what the classifier is solved from: the sum of the features over each class, and the
-           Gram matrix X^T X of all features X. It travels as its upper triangle, or, of fewer images than features, as
-           the triangular factor R of X = QR (Golub and Van Loan, Matrix Computations, 5.2), which is smaller and has
-           the same products: R^T R = X^T X.
+           Gram matrix X^T X of all features X. It travels as its upper triangle, or, of few images, as the triangular
+           factor R of X = QR (Golub and Van Loan, Matrix Computations, 5.2), which is smaller and has the same
+           products: R^T R = X^T X.
 
 Either comes with the digests of the images, so that none counts twice, and their classes.
 """
@@ -37,7 +37,7 @@ CODES = "int8"  # half of what float16 takes, and as good
 FEATURES, SUMS, AUTO = "features", "sums", "auto"
 GRAM, FACTOR = FOLDED + "gram", FOLDED + "factor"
 LABEL_BYTES = 8
-BLOCK_ROWS = 64
+BLOCK_ROWS, FACTORED_ROWS = 64, 256
 # Of the features scaled to a root mean square of one: far above rounding of sums of float64, and far below what a
 # direction of the features matters.
 ROUNDING = 1e-9
@@ -71,8 +71,14 @@ def packed_bytes(kind: str, images: int, classes: int, layout: Layout) -> int:
     known = images * (DIGEST_BYTES + LABEL_BYTES)
     if kind == FEATURES:
         return known + images * layout.row_bytes
-    rows = min(images, layout.width)
+    rows = images if is_factored(images, layout) else layout.width
     return known + 8 * (rows * layout.width - rows * (rows - 1) // 2 + classes * layout.width)
+
+
+def is_factored(images: int, layout: Layout) -> bool:
+    """Whether the Gram matrix of so many images travels as its factor. Of more images that would save less than a
+    quarter of the bytes, and factoring would take more memory than the matrix."""
+    return images <= layout.width // 2
 
 
 def pack(state: State, kind: str) -> np.ndarray:
@@ -80,8 +86,10 @@ def pack(state: State, kind: str) -> np.ndarray:
     images = len(state.kept.labels)
     assert state.folded is None, "a device keeps what it learns until it is sent"
     found = tensors_of(state)
-    if kind == SUMS:
-        found = tensors_of(states.fold(state, images)) if images >= state.layout.width else _factored(state)
+    if kind == SUMS and is_factored(images, state.layout):
+        found = _factored(state)
+    elif kind == SUMS:
+        found = tensors_of(states.fold(state, images))
     arrays = {name: np.ascontiguousarray(whole(rows)) for name, rows in found.items()}
     return np.frombuffer(tensors.encode(arrays, {"classes": json.dumps(state.classes)}), np.uint8)
 
@@ -183,10 +191,27 @@ def require_sums_of_images(folded: Folded) -> None:
         block *= scale[first : first + BLOCK_ROWS, None]
         block -= means[:, first : first + BLOCK_ROWS].T @ means
     scatter[np.diag_indices(columns)] += ROUNDING
-    try:
-        np.linalg.cholesky(scatter.T)  # reads the lower triangle
-    except np.linalg.LinAlgError as error:
-        raise ValueError("sums that are not those of any images") from error
+    if not _is_positive_definite(scatter):
+        raise ValueError("sums that are not those of any images")
+
+
+def _is_positive_definite(matrix: np.ndarray) -> bool:
+    """Whether a symmetric matrix, float64, is positive definite; reads its upper triangle, and leaves another one.
+
+    A Cholesky factorisation by blocks, in place: numpy's would take the memory of two more matrices.
+    """
+    size = len(matrix)
+    for first in range(0, size, FACTORED_ROWS):
+        last = min(first + FACTORED_ROWS, size)
+        try:
+            lower = np.linalg.cholesky(matrix[first:last, first:last].T)  # of which it reads the lower triangle
+        except np.linalg.LinAlgError:
+            return False
+        panel = np.linalg.solve(lower, matrix[first:last, last:])
+        for start in range(last, size, FACTORED_ROWS):
+            left = panel[:, start - last : start - last + FACTORED_ROWS]
+            matrix[start : start + FACTORED_ROWS, start:] -= left.T @ panel[:, start - last :]
+    return True
 
 
 # -- the classifier ------------------------------------------------------------------------------------
