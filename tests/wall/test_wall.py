@@ -45,12 +45,19 @@ def data(tmp_path_factory):
 
 
 def fine_tune(python, artifact, data, run, cwd):
-    """check, plan, train, eval and predict; returns the training's summary."""
+    """check, plan, learn, train, eval and predict; returns the training's summary."""
     check = run_command("check", artifact, "--json", python=python, cwd=cwd)
     assert check.returncode == 0, check.stderr
     assert check.json["ok"] is True
     plan = run_command("plan", artifact, "--memory-budget", "300MiB", "--json", python=python, cwd=cwd)
     assert plan.json["feasible"] is True
+    knowledge = cwd / "knowledge.safetensors"
+    learned = run_command(
+        "learn", artifact, "--data", data, "--output", knowledge, "--memory-budget", "300MiB", "--threads", 1, "--json",
+        python=python, cwd=cwd,
+    )  # fmt: skip
+    assert learned.returncode == 0, learned.stderr
+    assert learned.json["val_accuracy"] > 0.5
     train = run_command(
         "train", artifact, "--data", data, "--output", run, "--memory-budget", "300MiB", "--epochs", 4,
         "--batch-size", 8, "--lr", 5e-3, "--threads", 1, "--json", python=python, cwd=cwd,
