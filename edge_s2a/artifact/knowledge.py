@@ -17,31 +17,28 @@ from edge_s2a.artifact import tensors
 from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.json_text import parse_json
-from edge_s2a.artifact.learned import (
-    DIGEST_BYTES,
-    DRIFT_IMAGES,
-    UNKNOWN_RATES,
-    Familiar,
-    Folded,
-    Head,
-    Kept,
-    Measured,
-    State,
+from edge_s2a.artifact.learned import DRIFT_IMAGES, UNKNOWN_RATES, Familiar, Head, Measured, State
+from edge_s2a.artifact.learned_tensors import (
+    Expected,
+    class_names_of,
+    expected_tensors,
+    finite,
+    require,
+    state_of,
+    tensors_of,
+    whole,
 )
 from edge_s2a.artifact.learning_files import KNOWLEDGE_FORMAT, RECORD
 from edge_s2a.artifact.manifest import Manifest, has_type
 from edge_s2a.artifact.rows import FileRows, Rows
-from edge_s2a.codec.features import FORMATS, Layout, is_valid
+from edge_s2a.codec.features import FORMATS, Layout
 from edge_s2a.errors import UserError
 
-HEAD, FAMILIAR, KEPT, FOLDED, ADAPTER = "head.", "familiar.", "kept.", "folded.", "adapter:"
+HEAD, FAMILIAR, ADAPTER = "head.", "familiar.", "adapter:"
 MOST_IMAGES = 1 << 40
 HEAD_DIGEST, DIGEST = "head_sha256", "sha256"
 # The head's values that are no arrays, but for the classes, which the state has as well.
 NUMBERS = {"kind": str, "groups": int, "ridge": float, "temperature": float}
-
-
-Expected = tuple[str, tuple[int | None, ...]]  # dtype and shape of a tensor; None: any number of rows
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,6 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
     if head.familiar is not None:
         told |= {FAMILIAR + name: getattr(head.familiar, name) for name in _shapes_of_familiar(0, 0)}
     told |= {ADAPTER + name: array for name, array in knowledge.adapter.items()}
-    learned: dict[str, Rows] = {KEPT + name: getattr(state.kept, name) for name in ("digests", "labels", "codes")}
-    if state.folded is not None:
-        learned |= {FOLDED + name: getattr(state.folded, name) for name in ("gram", "sums", "digests", "labels")}
     numbers = {name: getattr(head, name) for name in NUMBERS}
     metadata = {
         "format": KNOWLEDGE_FORMAT,
@@ -82,7 +76,7 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
     }
     metadata[HEAD_DIGEST] = tensors.digest(told, metadata)
     with atomic_writer(path) as file:
-        tensors.write_with_digest(file, told | learned, metadata)
+        tensors.write_with_digest(file, told | tensors_of(state), metadata)
 
 
 def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
@@ -96,7 +90,7 @@ def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
     if not tensors.has_its_digest(opened.tensors, opened.metadata):
         raise UserError(f"{opened.where} is damaged: its checksum is wrong; use another copy")
     try:
-        state = _state(opened)
+        state = state_of(opened.tensors, opened.layout, opened.classes, opened.folded_groups)
         head, record = _head(opened), _record(opened)
         if (head.counts != state.counts).any():
             raise ValueError(f"a head of {head.images} images for {state.counts.sum()}")
@@ -181,18 +175,15 @@ def _open(path: Path, manifest: Manifest) -> Opened:
             "give the artifact it was learned with, or pack with the same --taps"
         )
     try:
-        classes = parse_json(metadata["classes"])
+        classes = class_names_of(metadata["classes"])
         layout, groups = Layout(metadata["codes"], dict(manifest.taps)), int(metadata["folded_groups"])
-        if not has_type(list[str], classes) or not all(classes) or classes != sorted(set(classes)) or not classes:
-            raise ValueError(f"classes {str(classes)[:100]}")
-        "".join(classes).encode()
         if layout.format not in FORMATS or not 0 <= groups <= len(layout.taps):
             raise ValueError(f"codes {layout.format[:20]!r}, {groups} groups")
         metadata["artifact"].encode()
     except (ValueError, KeyError) as error:
         raise UserError(f"{where} has malformed metadata ({error}); use another copy") from error
-    told = _told(found, layout, classes, manifest)
-    return Opened(where, found, metadata, layout, classes, groups, told, _learned(layout, classes, groups))
+    told, learned = _told(found, layout, classes, manifest), expected_tensors(layout, len(classes), groups)
+    return Opened(where, found, metadata, layout, classes, groups, told, learned)
 
 
 def _shapes_of_head(classes: int, width: int) -> dict[str, Expected]:
@@ -225,50 +216,22 @@ def _told(found: Mapping[str, Rows], layout: Layout, classes: Sequence[str], man
     return told
 
 
-def _learned(layout: Layout, classes: Sequence[str], groups: int) -> dict[str, Expected]:
-    images: dict[str, Expected] = {
-        "digests": ("uint8", (None, DIGEST_BYTES)),
-        "labels": ("int64", (None,)),
-    }
-    learned = {KEPT + name: shape for name, shape in images.items()}
-    learned[KEPT + "codes"] = ("uint8", (None, layout.row_bytes))
-    if groups:
-        columns = layout.width - layout.first_column(groups)
-        learned |= {FOLDED + name: shape for name, shape in images.items()}
-        learned[FOLDED + "gram"] = ("float64", (columns * (columns + 1) // 2,))
-        learned[FOLDED + "sums"] = ("float64", (len(classes), columns))
-    return learned
-
-
 def _require_tensors(opened: Opened, expected: Mapping[str, Expected]) -> None:
     """Raises UserError unless the file has these tensors, in these shapes, and no others but what was learned."""
     for name in sorted(set(opened.tensors) ^ set(opened.told | opened.learned)):
         raise UserError(f"{opened.where}: tensor {name} is missing or unknown; use another copy")
-    for name, (dtype, shape) in expected.items():
-        array = opened.tensors[name]
-        fits = len(array.shape) == len(shape) and all(
-            size is None or size == found for size, found in zip(shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype.name != dtype:
-            raise UserError(
-                f"{opened.where}: tensor {name} is {array.dtype.name} {array.shape}, expected {dtype} {shape}; use "
-                "another copy"
-            )
+    try:
+        require(opened.tensors, expected)
+    except ValueError as error:
+        raise UserError(f"{opened.where}: {error}; use another copy") from error
 
 
 def _malformed(opened: Opened, error: Exception) -> UserError:
     return UserError(f"{opened.where} is malformed ({error}); use another copy")
 
 
-def _whole(array: FileRows) -> np.ndarray:
-    return array[0 : len(array)]
-
-
 def _finite(opened: Opened, name: str) -> np.ndarray:
-    values = _whole(opened.tensors[name])
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} has values that are not finite")
-    return values
+    return finite(opened.tensors, name)
 
 
 def _head(opened: Opened) -> Head:
@@ -326,43 +289,9 @@ def _familiar(opened: Opened) -> Familiar | None:
     return Familiar(**arrays)
 
 
-def _state(opened: Opened) -> State:
-    """Raises ValueError for what no images have left."""
-    kept = _images(opened, KEPT)
-    codes = opened.tensors[KEPT + "codes"]
-    if len(codes) != len(kept[1]):
-        raise ValueError(f"{len(codes)} rows of codes for {len(kept[1])} images")
-    if not all(is_valid(block, opened.layout) for block in tensors.blocks(codes)):
-        raise ValueError("codes that stand for no finite features")
-    folded = None
-    if opened.folded_groups:
-        gram = opened.tensors[FOLDED + "gram"]
-        if not all(np.isfinite(block).all() for block in tensors.blocks(gram)):
-            raise ValueError("sums that are not finite")
-        sums = _finite(opened, FOLDED + "sums")
-        folded = Folded(opened.folded_groups, gram, sums, *_images(opened, FOLDED))
-    state = State(opened.layout, list(opened.classes), Kept(*kept, codes), folded)
-    if not state.counts.all():
-        raise ValueError("a class without images")
-    digests = [kept[0]] + ([folded.digests] if folded else [])
-    if len({digest.tobytes() for some in digests for digest in some}) != state.counts.sum():
-        raise ValueError("an image twice")
-    return state
-
-
-def _images(opened: Opened, group: str) -> tuple[np.ndarray, np.ndarray]:
-    """(digests, labels)."""
-    digests, labels = (_whole(opened.tensors[group + name]) for name in ("digests", "labels"))
-    if len(digests) != len(labels):
-        raise ValueError(f"{len(digests)} digests for {len(labels)} labels")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(opened.classes):
-        raise ValueError("labels of no class")
-    return digests, labels
-
-
 def _adapter(opened: Opened, manifest: Manifest) -> dict[str, np.ndarray]:
     adapter = {
-        name.removeprefix(ADAPTER): _whole(opened.tensors[name]) for name in opened.told if name.startswith(ADAPTER)
+        name.removeprefix(ADAPTER): whole(opened.tensors[name]) for name in opened.told if name.startswith(ADAPTER)
     }
     if adapter:
         check_shapes(adapter, manifest, opened.where)

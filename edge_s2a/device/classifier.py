@@ -1,6 +1,6 @@
 """Tells the classes of images: with a trained adapter, or with what was learned in one pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -59,18 +59,22 @@ def load_classifier(artifact: Path, taught: Path, budget_bytes: int, settings: E
     Raises BudgetError if not even one image at a time fits, UserError if the file does not fit the artifact.
     """
     if is_knowledge(taught):
-        return _load_learned(artifact, taught, budget_bytes, settings)
+        head, adapter = load_head(taught, Artifact(artifact).manifest)
+        return Classifier(load_taps(artifact, budget_bytes, settings, adapter), head.classes, head)
     runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
     tensors, classes = load_adapter(taught, runtime.artifact.manifest)
     copy_into(runtime.engine.adapter, tensors)
     return Classifier(runtime, classes, None)
 
 
-def _load_learned(artifact: Path, knowledge: Path, budget_bytes: int, settings: EngineSettings) -> Classifier:
-    head, adapter = load_head(knowledge, Artifact(artifact).manifest)
+def load_taps(
+    artifact: Path, budget_bytes: int, settings: EngineSettings, adapter: Mapping[str, np.ndarray] | None = None
+) -> Runtime:
+    """The artifact for features of images alone, of the pretrained model or of one with a trained adapter, within a
+    memory budget. Raises BudgetError if not even one image at a time fits."""
     measurement = measure_loaded(artifact, settings, TO_LEARN)
     plan = within_budget(lambda limit: measurement.plan(limit, INFERENCE_BATCH_SIZE, {}), budget_bytes)
     runtime = load_planned(artifact, settings, TO_LEARN, plan)
     if adapter:
         copy_into(runtime.engine.adapter, adapter)
-    return Classifier(runtime, head.classes, head)
+    return runtime

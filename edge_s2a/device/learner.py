@@ -26,6 +26,7 @@ from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.journal import Journal
 from edge_s2a.device.closed_form.solve import scores, solve
 from edge_s2a.device.closed_form.unknown import are_unknown
+from edge_s2a.device.closed_form.update import Update, update_form
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.known import Read
 from edge_s2a.device.data.pixels import file_digest
@@ -47,6 +48,8 @@ from edge_s2a.run.times import now_utc
 from edge_s2a.run.writer import remove_recent
 from edge_s2a.sizes import MIB, format_size
 
+# Fewer images are solved for at once as fast, and so many new ones are.
+LEAST_UPDATED, MOST_UPDATED = 256, 8
 USUAL_CLASSES = 16  # planned for where nothing is known of what will be learned
 
 
@@ -109,7 +112,9 @@ class Learner:
         if options.adapter is not None:
             self._use_adapter(load_adapter(Path(options.adapter), self.manifest)[0])
         self._journal = Journal(None, self.layout)
+        self._head: Head | None = None  # None: to be solved for when it is needed
         self._previous: Head | None = None  # the last classifier that was solved for
+        self._update: Update | None = None
         self.become(states.empty(self.layout))
 
     def _plan(self, expected: Expected) -> LearningPlan:
@@ -156,7 +161,12 @@ class Learner:
 
     def learn(self, images: LabelledImages) -> Learned:
         """Learns from (image, name of its class), of which each image counts once, however often it comes. A class that
-        is new is there from now on. Raises UserError for what is no image."""
+        is new is there from now on. Raises UserError for what is no image.
+
+        The classifier is solved for when it is next needed. Where many images were learned before, a few more only
+        update it (edge_s2a.device.closed_form.update), in less than the time of one pass; now and then, and before it
+        is saved, it is solved for anew.
+        """
         return self.learn_reads(self._reads(images))
 
     def _reads(self, images: LabelledImages) -> Iterator[Read]:
@@ -216,9 +226,29 @@ class Learner:
             np.array([number[label] for label in labels]),
             pick([rows], places),
         )
-        state, new = states.add(self.state, names, added)
+        before, update = self.state, self._update
+        head = self._head
+        state, new = states.add(before, names, added)
         self.become(states.fold_to(state, int(self.options.storage), self._planned.form.groups))
+        if head is not None and before.counts.sum() >= LEAST_UPDATED and 0 < new == len(digests) <= MOST_UPDATED:
+            self._update = update or self._begin_updates(before, head)
+            self._head = self._updated(added.codes[0 : len(digests)], labels)
         return new
+
+    def _begin_updates(self, state: State, head: Head) -> Update | None:
+        """What adds single images to the classifier of `state`; None where there is no memory for it."""
+        form = update_form(state, self._planned.solving_bytes)
+        return None if form is None else Update(state, form, head, self.options.class_weights)
+
+    def _updated(self, rows: np.ndarray, labels: list[str]) -> Head | None:
+        """The classifier with a few images more, rows of codes and names; None where it is to be solved for anew."""
+        head = None
+        for row, label in zip(rows, labels, strict=True):
+            if self._update is None or self._update.is_stale:
+                self._update = None
+                return None
+            head = self._update.add(row, label)
+        return head
 
     def become(self, state: State) -> None:
         """Takes over what was learned; the classifier is then solved for anew when it is needed."""
@@ -226,7 +256,8 @@ class Learner:
         """All that was learned (edge_s2a.artifact.learned)."""
         folded = [state.folded.digests] if state.folded else []
         self._learned = {row.tobytes() for digests in (state.kept.digests, *folded) for row in digests}
-        self._head: Head | None = None
+        self._head = None
+        self._update = None  # what `_head` comes from, where single images were added since it was solved
 
     def forget(self, what: str) -> None:
         """Forgets a class by its name, or else the one image whose SHA-256 begins with these four or more hexadecimal
@@ -327,7 +358,10 @@ class Learner:
     # -- the knowledge file ----------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a knowledge file, atomically; `load`, `merge` and `--adapter` of edge-s2a's commands read it."""
+        """Writes a knowledge file, atomically; `load`, `merge` and `--adapter` of edge-s2a's commands read it. Its
+        classifier is solved for from all that was learned."""
+        if self._update is not None:
+            self._head = self._update = None
         self.save_with(Path(path), self.summary())
 
     def save_with(self, path: Path, summary: LearningSummary) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor, nn
 
 from edge_s2a.artifact import archive, program, tensors
@@ -176,6 +177,12 @@ def parameter_count(adapted: Adapted) -> int:
     return sum(value.numel() for name, value in model.named_parameters() if name not in unread)
 
 
+def weights_read(adapted: Adapted, calls: program.Program) -> dict[str, np.ndarray]:
+    """The frozen arrays that a program reads."""
+    read = {name for call in calls for name in call.inputs}
+    return {name: array for name, array in adapted.frozen.arrays.items() if name in read}
+
+
 def write_artifact(
     options: PackOptions,
     adapted: Adapted,
@@ -194,8 +201,8 @@ def write_artifact(
     if adapter:
         golden |= golden_step(model, adapter, adapted.preprocessing, options.class_count, scheme, options.seed)
     onnx_graphs = [to_onnx(graph) for graph in pieces]
-    read = {name for calls in programs.values() for call in calls for name in call.inputs}
-    weights = {name: array for name, array in adapted.frozen.arrays.items() if name in read}
+    # What an adapter must match, the digest of the weights, depends on no graph: all weights are written.
+    weights = adapted.frozen.arrays if adapter else weights_read(adapted, programs[TAPS])
     members = {
         **{archive.graph_member(number): graph for number, graph in enumerate(onnx_graphs)},
         archive.PROGRAM: program.to_json(programs),

@@ -1,9 +1,9 @@
 """Taps: statistics of chosen blocks' outputs, from which a device learns in one pass, without a backward pass.
 
 A block's output is one vector for each position of the image. Of a transformer's, whose channels differ in scale, each
-vector is normalised first (LayerNorm without its affine half). The statistics of a channel over all positions are mean,
-maximum and standard deviation, of convolutional networks mean and deviation; a class token, which summarises the image
-by itself, stands in place of the mean. Which blocks and statistics are the default, and what others reached:
+vector is normalised first (LayerNorm without its affine half). The statistics of a channel over all positions are mean
+and standard deviation, of convolutional networks the maximum, too; a class token, which summarises the image by itself,
+stands in place of the mean. Which blocks and statistics are the default, and what others reached:
 docs/decisions/learning.md.
 """
 
@@ -47,8 +47,7 @@ def find_taps(model: nn.Module, image_shape: tuple[int, ...], text: str) -> list
 def choose(blocks: Sequence[Block], text: str) -> list[Block]:
     """The blocks that `text` names. Raises UserError where it names none."""
     if text == "auto":
-        # Early blocks cost accuracy, and of a transformer's neighbours one says what both do.
-        return list(blocks[2 * len(blocks) // 3 :] if blocks[-1].layout == "NCHW" else late_seconds(blocks))
+        return list(blocks[len(blocks) // 2 :])  # earlier ones cost accuracy
     if text == "all":
         return list(blocks)
     if re.fullmatch(r"last:[1-9][0-9]{0,3}", text):
@@ -62,11 +61,6 @@ def choose(blocks: Sequence[Block], text: str) -> list[Block]:
     if numbers[-1] > len(blocks):
         raise UserError(f"--taps {text}: there is no block {numbers[-1]}; the model has blocks 1 to {len(blocks)}")
     return [blocks[number - 1] for number in numbers]
-
-
-def late_seconds(blocks: Sequence[Block]) -> list[Block]:
-    """The last block, the one before the last but one, and so on through two thirds of them, in their order."""
-    return list(blocks[len(blocks) // 3 :][::-2][::-1])
 
 
 def capture_taps(
@@ -144,7 +138,7 @@ def statistics(output: Tensor, layout: str, prefix_tokens: int) -> Iterator[tupl
     mean = output.mean(positions)
     if not has_class:
         yield "mean", mean
-    if layout != "NCHW":
+    if layout == "NCHW":
         yield "maximum", output.amax(positions)
     variance = (output * output).mean(positions) - mean * mean
     yield "deviation", variance.clamp(min=LEAST_VARIANCE).sqrt()

@@ -13,6 +13,7 @@ import safetensors.numpy
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import ALIGNMENT, MEMBERS, WEIGHTS, Artifact, digests, graph_member, write_archive
 from edge_s2a.artifact.files import atomic_writer
+from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.errors import CheckError, UserError
 
 ARRAYS = {
@@ -130,7 +131,7 @@ def test_another_format_version_is_refused(small_artifact, tmp_path):
         for entry in source.infolist():
             data = source.read(entry)
             if entry.filename == "manifest.json":
-                data = data.replace(b'"format_version": 6', b'"format_version": 9')
+                data = data.replace(f'"format_version": {FORMAT_VERSION}'.encode(), b'"format_version": 9')
             target.writestr(entry, data)
     with pytest.raises(UserError, match="format version 9"):
         Artifact(path)
@@ -142,7 +143,7 @@ def test_an_artifact_of_the_previous_version_is_refused_for_its_version(small_ar
     members = dict.fromkeys(("training.onnx", "inference.onnx", WEIGHTS), b"")
     manifest = dataclasses.replace(Artifact(small_artifact).manifest, format_version=2)
     write_archive(path, manifest, members)
-    with pytest.raises(UserError, match="format version 2, this edge-s2a reads 6"):
+    with pytest.raises(UserError, match=f"format version 2, this edge-s2a reads {FORMAT_VERSION}"):
         Artifact(path)
 
 

@@ -44,6 +44,22 @@ def test_the_camera_loop_learns_between_frames_within_its_budget(small_artifact,
     assert (tmp_path / "camera.safetensors").exists()
 
 
+def test_the_learning_camera_knows_its_classes_and_goes_on_from_where_it_was(small_artifact, image_folder, tmp_path):
+    arguments = [
+        "learn_from_camera.py", small_artifact, "--images", image_folder / "train", "--memory-budget", "160MiB",
+        "--frames", 60, "--named", 12,
+    ]  # fmt: skip
+    printed = run_example(*arguments, cwd=tmp_path)
+    (accuracy, count) = numbers(r"accuracy: (\S+) of (\S+) frames", printed)
+    assert accuracy > 2 * CHANCE
+    named = len(re.findall(r"^frame \d+: learned", printed, re.MULTILINE))
+    assert named >= 12
+    assert named + count == 60
+    again = run_example(*arguments, "--seed", 1, cwd=tmp_path)
+    (images,) = re.findall(r"goes on from (\d+) images of", again)
+    assert 12 <= int(images) <= named  # a frame that comes twice counts once
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     """demo.s2a, the embedded model for ten classes, and photos/{train,val}/<digit>/*, 30 and 20 images per class."""
@@ -87,6 +103,6 @@ def test_the_exported_file_answers_as_the_run_did(image_folder, tmp_path):
 def test_the_examples_use_the_public_interface_alone():
     for path in (PROJECT / "examples").glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert not re.findall(r"edge_s2a\.(?!Trainer|train|pack|export)\w+", text), path.name
-        assert not re.findall(r"from edge_s2a[.\w]* import (?!Trainer$)", text, re.MULTILINE), path.name
+        assert not re.findall(r"edge_s2a\.(?!Trainer|Learner|train|pack|export)\w+", text), path.name
+        assert not re.findall(r"from edge_s2a[.\w]* import (?!(?:Trainer|Learner)$)", text, re.MULTILINE), path.name
         assert len(text.splitlines()) <= 85, path.name

@@ -17,6 +17,7 @@ from tests.helpers.paths import PROJECT
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 CLASSES = ["blue", "green", "red"]
+NO_ADAPTER = {"adapter": "none", "labels": None, "num_classes": None}
 
 NOWHERE = "nowhere.s2a"  # the output of options whose artifact is kept
 KEPT = PROJECT / "build" / "test-artifacts"

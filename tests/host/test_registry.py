@@ -128,7 +128,7 @@ def test_a_new_kind_is_its_own_file_and_a_line_in_the_registry(monkeypatch, plac
     adapted = adapt(options)
     assert set(adapted.adapter) == {"scale.weight", "head.weight", "head.bias"}
     assert starts_of(parse_adapter(options.adapter), adapted.model, adapted.adapter, 3) == (["head"], ["scale"])
-    assert set(build_graphs(options, adapted)) == {"training", "inference"} | graphs
+    assert set(build_graphs(options, adapted)) == {"training", "inference", "taps"} | graphs
 
 
 def test_kinds_of_an_unknown_artifact_are_refused(small_artifact):

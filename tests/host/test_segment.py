@@ -10,11 +10,12 @@ from edge_s2a.host.graph.segment import longest_repeat, segment
 from edge_s2a.host.pack import adapt, build_graphs
 from edge_s2a.host.targets.onnxruntime.liveness import plan_program
 from edge_s2a.plan.arena import live_peak
-from tests.helpers.artifacts import SMALL_VIT, options_of
+from tests.helpers.artifacts import NO_ADAPTER, SMALL_VIT, options_of
 
 MODELS = {
     "vit": {"model_kwargs": {**SMALL_VIT, "depth": 5}, "adapter": "bias+lowrank"},
     "vit, side": {"model_kwargs": {**SMALL_VIT, "depth": 4}, "adapter": "side"},
+    "vit, none": {"model_kwargs": {**SMALL_VIT, "img_size": 64, "depth": 6}, **NO_ADAPTER},
     "mobilenet": {"model": "mobilenetv2_035", "model_kwargs": {}, "image_size": 32, "adapter": "lowrank"},
 }
 

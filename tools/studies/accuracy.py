@@ -65,6 +65,7 @@ RATES = {
 }
 EPOCHS, BATCH, WEIGHT_DECAY, SMOOTHING = 15, 16, 0.01, 0.1
 PER_CLASS, HELD_OUT = 20, 5
+ALL = 1 << 30
 FOLDS = ("fold0", "fold1", "fold2", "fold3")
 MEMORY_BUDGET = "512MiB"
 
@@ -74,12 +75,14 @@ MEMORY_BUDGET = "512MiB"
 
 def image_folders(data: str, purpose: str) -> Path:
     """WORK/<data>/<purpose>/{train,val,one}/<class>: links to the images that a run trains on and is judged by, and
-    to one training image of each class. `purpose` is "result", or one of FOLDS for choosing a rate."""
+    to one training image of each class. `purpose` is "result", one of FOLDS for choosing a rate, or split<seed>-<images
+    of a class, or all>."""
     folder = WORK / data / purpose
     source = SHARED / "data" / data
     has_split = (source / "train").is_dir()
     for class_folder in sorted(path for path in (source / "train" if has_split else source).iterdir() if path.is_dir()):
-        shots, rest = split_class(class_folder, PER_CLASS)
+        seed, count = shots_of(purpose)
+        shots, rest = split_class(class_folder, count, seed)
         if has_split:
             seen = {file.read_bytes() for file in shots}
             rest = [
@@ -91,6 +94,14 @@ def image_folders(data: str, purpose: str) -> Path:
         for part, files in (("train", shots), ("val", rest), ("one", shots[:1])):
             link(files, folder / part / class_folder.name)
     return folder
+
+
+def shots_of(purpose: str) -> tuple[int, int]:
+    """(seed of the choice, images of a class)"""
+    if not purpose.startswith("split"):
+        return 0, PER_CLASS
+    seed, count = purpose.removeprefix("split").split("-")
+    return int(seed), ALL if count == "all" else int(count)
 
 
 @functools.cache

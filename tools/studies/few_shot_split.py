@@ -11,10 +11,10 @@ import random
 from pathlib import Path
 
 
-def split_class(folder: Path, per_class: int) -> tuple[list[Path], list[Path]]:
+def split_class(folder: Path, per_class: int, seed: int = 0) -> tuple[list[Path], list[Path]]:
     """(first `per_class` images of the shuffled folder, the rest)."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    random.Random(0).shuffle(files)
+    random.Random(seed).shuffle(files)
     return files[:per_class], files[per_class:]
 
 

@@ -16,9 +16,21 @@ def training_images(data: Path, classes: list[str]) -> LabelledImages:
 
 def validation_images(data: Path, classes: list[str]) -> LabelledImages:
     """Those of DATA/val. Raises UserError."""
+    return _images(validation_folder(data), classes)
+
+
+def named_images(data: Path) -> list[tuple[Path, str]]:
+    """Those of DATA/train, or of DATA where it has no such folder, with the names of their class folders. Raises
+    UserError."""
+    dataset = open_dataset(data, "train", None, None)
+    return [(path, dataset.classes[label]) for path, label in dataset.samples]
+
+
+def validation_folder(data: Path) -> Path:
+    """DATA/val. Raises UserError if there is none."""
     if not has_split(data, "val"):
         raise UserError(f"{data} has no folder val; put images for validation there, or leave this device untested")
-    return _images(data / "val", classes)
+    return data / "val"
 
 
 def _images(folder: Path, classes: list[str]) -> LabelledImages:

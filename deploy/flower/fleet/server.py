@@ -1,12 +1,11 @@
 """The server's side of a fleet: sends the adapter out, averages what comes back, writes it as an adapter file."""
 
-import json
 from collections.abc import Iterable
 from logging import WARNING
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, UserConfig
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
@@ -17,21 +16,30 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.tensors import decode
 from edge_s2a.errors import UserError
 from fleet.adapters import Adapter, artifact_digest, flatten, merge_starts, unflatten
-
-METRICS = "metrics.jsonl"
+from fleet.learning_server import learn
+from fleet.notes import note, start_notes
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Leaves OUTPUT/adapter.safetensors, written after each round, and OUTPUT/metrics.jsonl, a line for each reply."""
+    """Trains an adapter, or learns in one pass, as `method` says. Leaves OUTPUT/metrics.jsonl, a line for each reply,
+    and what each of the two leaves. Raises UserError."""
     run = context.run_config
-    artifact = Artifact(Path(run["artifact"]))
-    initial, _ = decode(artifact.read(ADAPTER), f"the adapter of {artifact.path}")
+    methods = {"train": train, "learn": learn}
+    if run["method"] not in methods:
+        raise UserError(f"method is {run['method']!r}; give train or learn in --run-config")
     output = Path(run["output"])
-    output.mkdir(parents=True, exist_ok=True)
-    (output / METRICS).unlink(missing_ok=True)
+    start_notes(output)
+    methods[run["method"]](grid, run, Artifact(Path(run["artifact"])), output)
+
+
+def train(grid: Grid, run: UserConfig, artifact: Artifact, output: Path) -> None:
+    """Leaves OUTPUT/adapter.safetensors, written after each round."""
+    if not artifact.manifest.can_train:
+        raise UserError(f'{artifact.path} has no adapter, it only learns in one pass; run with method="learn"')
+    initial, _ = decode(artifact.read(ADAPTER), f"the adapter of {artifact.path}")
     strategy = AdapterAveraging(artifact.manifest, initial, output, run["fraction"], run["min-nodes"])
     config = {"artifact-digest": artifact_digest(artifact.manifest)}
     strategy.start(
@@ -93,15 +101,14 @@ class AdapterAveraging(FedAvg):
     def _usable(self, kind: str, server_round: int, replies: Iterable[Message]) -> list[Message]:
         """Replies without those whose adapter does not fit; devices' own errors are for FedAvg to report. Notes all."""
         usable = []
-        with open(self._output / METRICS, "a") as file:
-            for reply in replies:
-                node, error = reply.metadata.src_node_id, error_of(reply, self._manifest)
-                answer = {"error": error} if error else said(reply)
-                file.write(json.dumps({"kind": kind, "round": server_round, "node": node, **answer}) + "\n")
-                if error is None or reply.has_error():
-                    usable.append(reply)
-                else:
-                    log(WARNING, "node %d is left out of this round: %s", node, error)
+        for reply in replies:
+            node, error = reply.metadata.src_node_id, error_of(reply, self._manifest)
+            answer = {"error": error} if error else said(reply)
+            note(self._output, kind, round=server_round, node=node, **answer)
+            if error is None or reply.has_error():
+                usable.append(reply)
+            else:
+                log(WARNING, "node %d is left out of this round: %s", node, error)
         return usable
 
 

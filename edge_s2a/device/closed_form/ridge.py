@@ -36,6 +36,9 @@ class Ridge(NamedTuple):
     left_out: Callable[[float], tuple[np.ndarray, np.ndarray]]
     # coefficients -> weights of standardised features, float64 (columns, classes)
     weight: Callable[[np.ndarray], np.ndarray]
+    # (the last lambda, columns float64 (columns, n)) -> (M + lambda I)^-1 times these, in the dual form by
+    # (M + lambda I)^-1 = (I - Z^T P Z / d) / lambda (Woodbury)
+    inverse: Callable[[float, np.ndarray], np.ndarray]
 
 
 def dual(state: State, form: Form, standard: Standard, sample: Sample) -> Ridge:
@@ -62,12 +65,16 @@ def dual(state: State, form: Form, standard: Standard, sample: Sample) -> Ridge:
         return outputs, coefficients
 
     def weight(coefficients: np.ndarray) -> np.ndarray:
-        result = np.zeros((len(standard.mean), len(standard.counts)))
+        result = np.zeros((len(standard.mean), coefficients.shape[1]))
         for rows, features in blocks(state, form, standard):
             result += features.T @ coefficients[rows]
         return result / standard.features
 
-    return Ridge(left_out, weight)
+    def inverse(ridge: float, columns: np.ndarray) -> np.ndarray:
+        products = np.concatenate([features @ columns for _, features in blocks(state, form, standard)])
+        return (columns - weight(sweep.product(matrix, products))) / ridge
+
+    return Ridge(left_out, weight, inverse)
 
 
 def primal(state: State, form: Form, standard: Standard, sample: Sample) -> Ridge:
@@ -99,7 +106,11 @@ def primal(state: State, form: Form, standard: Standard, sample: Sample) -> Ridg
             outputs[rows] = block
         return outputs, weight
 
-    return Ridge(left_out, lambda coefficients: coefficients)
+    return Ridge(
+        left_out,
+        weight=lambda coefficients: coefficients,
+        inverse=lambda ridge, columns: sweep.product(matrix, columns),
+    )
 
 
 def _add_folded(matrix: sweep.SymmetricMatrix, state: State, standard: Standard) -> None:

@@ -180,19 +180,28 @@ def _measured(left_out: LeftOut, temperature: float, classes: int) -> Measured:
     )
 
 
-def _head(state: State, form: Form, standard: Standard, balance: Balance, fit: Fit) -> Head:
-    """The head of weights on features as they are."""
-    width = state.layout.width
-    raw = fit.weight.T * standard.scale
-    raw *= balance.factors[:, None]
-    bias = balance.offsets - raw @ standard.mean
+def on_features(
+    weight: np.ndarray, middle: np.ndarray, standard: Standard, balance: Balance, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(weight float32 (classes, width), bias float32 (classes,)) of a head on features as they are.
 
-    left_out = fit.left_out
+    weight: float64 (columns, classes), of standardised features. middle: float64 (columns,), their mean.
+    """
+    balanced = weight.T * balance.factors[:, None]
+    bias = balance.offsets - balanced @ middle
+    balanced *= standard.scale
+    bias -= balanced @ standard.mean
+    return all_features(balanced, width), bias.astype(np.float32)
+
+
+def _head(state: State, form: Form, standard: Standard, balance: Balance, fit: Fit) -> Head:
+    width, left_out = state.layout.width, fit.left_out
+    weight, bias = on_features(fit.weight, np.zeros(len(standard.mean)), standard, balance, width)
     return Head(
         classes=list(state.classes),
         counts=standard.counts,
-        weight=all_features(raw, width),
-        bias=bias.astype(np.float32),
+        weight=weight,
+        bias=bias,
         mean=all_features(standard.mean, width),
         deviation=all_features(standard.deviation, width),
         kind=form.kind,

@@ -16,7 +16,7 @@ from edge_s2a.host.graph.ir import VIEW, Graph, Node, TensorType
 
 # Repeats that save fewer nodes than this stay in one piece: each piece costs some calls and copies of views.
 LEAST_SAVING = 24
-SMALLEST_PIECE = 12
+SMALLEST_PIECE = 11  # the MLP of a ViT's block, where all of it is frozen
 NOMINAL_BATCH = 8  # weighs values that grow with the batch against others where cuts are chosen
 
 Place = tuple[int, int]  # (node, input) of a read, by number

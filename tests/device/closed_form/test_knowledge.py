@@ -175,7 +175,7 @@ def test_a_flipped_bit_is_found(written):
     path, knowledge = written
     data = path.read_bytes()
     rng = random.Random(0)
-    for _ in range(300):
+    for _ in range(100):
         place = rng.randrange(len(data))
         flipped = bytearray(data)
         flipped[place] ^= 1 << rng.randrange(8)
@@ -186,7 +186,7 @@ def test_a_flipped_bit_is_found(written):
             assert_equal_heads(found.head, knowledge.head)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32), case=st.sampled_from(list(CASES)))
 def test_hostile_files_are_refused_or_read(seed, case, tmp_path):
     """Of the file as it is, of its header, and of what it says, the latter with checksums that are right again."""
