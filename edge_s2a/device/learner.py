@@ -257,9 +257,7 @@ class Learner:
         folded = [state.folded.digests] if state.folded else []
         self._learned = {row.tobytes() for digests in (state.kept.digests, *folded) for row in digests}
         self._head = None
-        self._update = (
-            None  # what `_head` comes from, where single images were added since it was solved
-        )
+        self._update = None  # what `_head` comes from, where single images were added since it was solved
 
     def forget(self, what: str) -> None:
         """Forgets a class by its name, or else the one image whose SHA-256 begins with these four or more hexadecimal

@@ -140,7 +140,7 @@ def test_arguments_follow_the_types_of_the_fields():
 def test_the_reference_page_has_every_option_and_its_default():
     from tools.site.command_line import reference
 
-    page = reference()
+    page = reference().replace("\\|", "|")  # as a cell of a table has it
     for command in COMMANDS:
         section = page.split(f"## {command.name}\n")[1].split("\n## ")[0]
         for entry, about in described(command.options):
@@ -148,7 +148,7 @@ def test_the_reference_page_has_every_option_and_its_default():
                 continue
             name = (about.metavar or entry.name.upper()) if about.is_argument else flag(entry)
             (row,) = (row for row in section.splitlines() if re.match(rf"\| `({{[^}}]*}}|{re.escape(name)})( |`)", row))
-            assert about.help.split(";")[0] in row.replace("\\|", "|")
+            assert about.help.split(";")[0] in row
             shown = "required" if entry.default is REQUIRED else f"`{entry.default}`"
             if not any(entry.default is none for none in (None, False, math.inf)):
                 assert f"| {shown} |" in row

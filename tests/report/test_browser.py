@@ -1,11 +1,13 @@
 """The page in a real browser: tools/test_browser.sh."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from edge_s2a.report.write import write_report
+from tests.helpers.sample_knowledge import CLASSES, sample_recent, sample_record, write_knowledge
 from tests.helpers.sample_run import write_sample
 from tests.report.browser import Browser
 
@@ -33,7 +35,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """{name: index.html} of runs that strain the layout in different ways."""
+    """{name: index.html} of runs that strain the layout in different ways, and of what was learned in one pass."""
     folder = tmp_path_factory.mktemp("runs")
     runs = {
         "finished": write_sample(folder / "finished" / "run"),
@@ -41,12 +43,16 @@ def pages(tmp_path_factory):
         "long": write_sample(folder / "long" / "run", classes=["kurz", LONG, "x" * 200]),
         "many": write_sample(folder / "many" / "run", classes=[f"class {number}" for number in range(60)]),
     }
-    return {name: Path(write_report(run, run / "report")["page"]) for name, run in runs.items()}
+    found = {name: Path(write_report(run, run / "report")["page"]) for name, run in runs.items()}
+    record = sample_record(classes=dict.fromkeys([LONG, *CLASSES][: len(CLASSES)], 20))
+    knowledge = write_knowledge(folder / "K.safetensors", record)
+    (folder / "K.safetensors.recent.json").write_text(json.dumps(sample_recent()))
+    return {**found, "learned": Path(write_report(knowledge, folder / "K.report")["page"])}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [DESKTOP, TABLET, PHONE])
-@pytest.mark.parametrize("name", ["finished", "unfinished", "long", "many"])
+@pytest.mark.parametrize("name", ["finished", "unfinished", "long", "many", "learned"])
 def test_a_page_fits_its_window_and_the_browser_has_no_complaint(browser, pages, name, width, scheme):
     browser.complaints.clear()
     browser.open(pages[name], width, scheme)

@@ -19,7 +19,9 @@ from edge_s2a.run.writer import MetricsFile, json_line, remove_results, write_fa
 from tests.helpers.paths import PROJECT
 from tests.helpers.runs import metrics_of
 
-FILE_RECORDS = (*schema.LINES, schema.PredictionLine, schema.RunFacts, schema.Summary)
+FILE_RECORDS = (
+    *schema.LINES, schema.PredictionLine, schema.RunFacts, schema.Summary, schema.LearningSummary, schema.RecentDrift,
+)  # fmt: skip
 DOCUMENT = (PROJECT / "docs" / "RUN.md").read_text(encoding="utf-8")
 
 names = st.text(max_size=6)
@@ -267,6 +269,8 @@ def fields_of(cls):
         ("machine", schema.MachineFacts),
         ("predictions.jsonl", schema.PredictionLine),
         ("summary.json", schema.Summary),
+        ("The record of a knowledge file", schema.LearningSummary),
+        ("K.recent.json", schema.RecentDrift),
     ],
 )
 def test_every_key_is_documented_in_its_order_and_none_besides(heading, cls):
@@ -289,6 +293,8 @@ def test_every_file_is_documented():
         schema.FEATURES, schema.LOCK,
     ]  # fmt: skip
     assert [key for row in tables("The folder of a run") for key in keys_of(row[0])] == names
+    endings = ["", schema.PARTIAL, schema.RECENT]
+    assert [key for row in tables("Learning in one pass") for key in keys_of(row[0])] == ["K" + end for end in endings]
 
 
 def test_the_plan_of_a_run_is_the_memory_plan():

@@ -1,14 +1,9 @@
 """`watch` on the files of a run: what a frame says, and what a terminal must never get."""
 
 import dataclasses
-import io
 import json
 import os
-import pty
-import select
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -18,8 +13,8 @@ from edge_s2a.run.reader import GrowingLines
 from edge_s2a.run.text import columns, rendered, sparkline
 from edge_s2a.run.view import open_view, refreshed
 from tests.helpers.commands import assert_refused, run_command
-from tests.helpers.paths import PROJECT
 from tests.helpers.sample_run import EPOCHS, STEPS, sample_facts, write_sample
+from tests.report.terminal import on_a_terminal
 
 
 def text_of(view, width=80, height=24, now_s=None, is_coloured=False):
@@ -176,30 +171,6 @@ def test_a_sparkline_falls_as_the_loss_does():
 
 
 # -- on a terminal -------------------------------------------------------------------------------------
-
-
-def on_a_terminal(run, act, **environment):
-    """(what `watch RUN` wrote on a terminal, its exit code). act: gets the process and its keyboard once a frame is
-    there."""
-    keyboard, terminal = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edge_s2a", "watch", str(run)], stdin=terminal, stdout=terminal, stderr=terminal,
-        cwd=PROJECT, env={**os.environ, "COLUMNS": "80", "LINES": "24", **environment},
-    )  # fmt: skip
-    os.close(terminal)
-    written, has_acted = io.BytesIO(), False
-    while select.select([keyboard], [], [], 20)[0]:
-        try:
-            piece = os.read(keyboard, 65536)
-        except OSError:  # its other end is closed
-            break
-        written.write(piece)
-        if not has_acted and b"memory" in written.getvalue():
-            has_acted = True
-            act(process, keyboard)
-    code = process.wait(timeout=20)
-    os.close(keyboard)
-    return written.getvalue().decode(), code
 
 
 @pytest.mark.parametrize(

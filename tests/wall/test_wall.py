@@ -9,6 +9,7 @@ import pytest
 from edge_s2a.version import __version__
 from tests.helpers.commands import assert_refused, run_command
 from tests.helpers.images import write_images
+from tests.helpers.sample_knowledge import read_into, sample_recent, sample_record, write_knowledge
 from tests.helpers.sample_run import write_sample
 
 DEVICE_PACKAGES = {"edge-s2a", "numpy", "onnxruntime", "pillow", "psutil"}
@@ -105,6 +106,19 @@ def test_a_device_can_watch_a_run_with_python_alone(device_python, tmp_path):
         [device_python, "-c", WATCH, "watch", run], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert "deit_tiny_patch16_224" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_a_device_can_watch_what_is_learned_with_python_alone(device_python, tmp_path):
+    """Also while it is being learned, and what it saw last."""
+    path = write_knowledge(tmp_path / "K.safetensors", sample_record())
+    (tmp_path / "K.safetensors.recent.json").write_text(json.dumps(sample_recent()))
+    read_into(path, 17)
+    done = subprocess.run(
+        [device_python, "-c", WATCH, "watch", path], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    for part in ("deit_tiny_patch16_224", "17 images", "53 of 4 classes", "unlike what was learned"):
+        assert part in done.stdout
     assert done.stdout.endswith("[]\n")
 
 

@@ -18,9 +18,11 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.solve import solve
+from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes, resident_bytes
 from edge_s2a.errors import UserError
+from edge_s2a.run.convert import to_json
 from edge_s2a.sizes import MIB
 from fleet.notes import note
 from fleet.states import AUTO, FEATURES, SUMS, layout_of, learning_digest, unpack
@@ -48,7 +50,8 @@ def learn(grid: Grid, run: UserConfig, artifact: Artifact, output: Path) -> None
     if not state.classes:
         raise UserError(f"no device has learned anything; {output / 'metrics.jsonl'} says why")
     head = classifier(state)
-    save_knowledge(output / KNOWLEDGE, Knowledge(state, head, {}, str(artifact.path.resolve())), manifest)
+    record = to_json(summary_of(manifest.model, state, head))
+    save_knowledge(output / KNOWLEDGE, Knowledge(state, head, {}, str(artifact.path.resolve()), record), manifest)
     seconds = time.monotonic() - start_s
     log(INFO, "learned %d images of %d classes in %.1f s", head.images, len(head.classes), seconds)
     content = RecordDict(

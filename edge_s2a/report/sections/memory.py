@@ -12,6 +12,7 @@ from edge_s2a.sizes import MIB
 
 FIGURES = ("memory", "plan")
 LONGEST_PART = 26  # characters of a part of the plan
+MOST_PARTS = 50  # more than a plan has; a damaged file may hold any number
 TIME_UNITS = ((7200, 3600, "hours"), (180, 60, "minutes"), (0, 1, "seconds"))  # from so many seconds on
 
 
@@ -35,7 +36,7 @@ def plan_pictures(memory: Memory) -> list[Picture]:
         "plan", "Planned and measured", "What the predicted peak is made of, and the peak that the kernel counted.",
         lambda axes, theme: draw_plan(axes, theme, memory), (WIDTH, plan_height(memory)),
     )  # fmt: skip
-    return [picture] if memory.parts else []
+    return [picture] if 0 < len(memory.parts) <= MOST_PARTS else []
 
 
 def plan_height(memory: Memory) -> float:

@@ -32,6 +32,7 @@ from tests.field.fuzz import JUNK, mutated_bytes, mutated_json, mutated_member
 
 NAMES = ["cat", "dog", "bée"]
 MANIFEST = SimpleNamespace(model="vit", model_digest="d1", taps=TAPS, adapter_shapes={"head.bias": [3], "a.up": [2, 4]})
+RECORD = {"model": "vit", "classes": {"bée": 4}, "left_out_accuracy": 0.5, "confusion": [[1, 2], [3, 4]]}
 ADAPTER = {"head.bias": np.arange(3, dtype=np.float32), "a.up": np.ones((2, 4), np.float32)}
 
 
@@ -40,7 +41,7 @@ def knowledge_of(format="float16", folded=0, groups=3, adapter=False, count=12):
     state = add(empty(layout), NAMES, images_of(range(count), [number % 3 for number in range(count)], layout))[0]
     state = fold(state, folded, groups)
     head = solve(state, Form("primal", groups, 8, 0))
-    return Knowledge(state, head, ADAPTER if adapter else {}, "/a/model.s2a")
+    return Knowledge(state, head, ADAPTER if adapter else {}, "/a/model.s2a", RECORD)
 
 
 CASES = {
@@ -86,7 +87,7 @@ def test_what_is_read_is_what_was_written(written):
     found = load_knowledge(path, MANIFEST)
     assert_equal_states(found.state, knowledge.state)
     assert_equal_heads(found.head, knowledge.head)
-    assert found.artifact == knowledge.artifact
+    assert (found.artifact, found.record) == (knowledge.artifact, RECORD)
     head, adapter = load_head(path, MANIFEST)
     assert_equal_heads(head, knowledge.head)
     for some in (found.adapter, adapter):
@@ -283,6 +284,8 @@ LIES = {
     "a name that is no text": (metadata_of(classes='["a", "b", "\\ud800"]'), "malformed metadata"),
     "numbers for classes": (metadata_of(classes="[1, 2, 3]"), "malformed metadata"),
     "more classes": (metadata_of(classes='["a", "b", "c", "d"]'), "head.weight"),
+    "a record that is no object": (metadata_of(record="[]"), "a record that is no object"),
+    "a record that is no JSON": (metadata_of(record="{"), "malformed"),
     "a head of other fields": (metadata_of(head="{}"), "other fields"),
     "a head that is no object": (metadata_of(head="7"), "other fields"),
     "no temperature": (head_numbers(temperature=0), "impossible numbers"),
@@ -334,6 +337,13 @@ def test_lies_with_the_right_checksum_are_found(change, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         load_knowledge(path, MANIFEST)
     assert "k.safetensors" in str(caught.value)
+
+
+def test_a_file_without_a_record_says_nothing_of_itself(tmp_path):
+    path = tmp_path / "k.safetensors"
+    save_knowledge(path, knowledge_of(), MANIFEST)
+    rewrite(path, lambda arrays, metadata: metadata.pop("record"))
+    assert load_knowledge(path, MANIFEST).record == {}
 
 
 def test_a_class_of_no_image_is_found(tmp_path):
