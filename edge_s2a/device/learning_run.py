@@ -51,12 +51,14 @@ def learn(options: LearnOptions) -> dict[str, Any]:
             learner.rename(old, new)
         for what in options.forget or []:
             learner.forget(what)
+        val_path = validation_path(options)
+        require_known_classes(val_path, {*learner.classes, *(dataset.classes if dataset else [])})
         learned = Learned(0, 0, 0)
         if dataset is not None:
             learned = learn_dataset(learner, dataset, partial_of(output), progress)
         if not learner.images:
             raise UserError("no image is left to learn from; give --data with images that can be read")
-        validation = validate(options, learner)
+        validation = None if val_path is None else validate(val_path, learner)
         summary = dataclasses.replace(
             learner.summary(),
             new_images=learned.new,
@@ -131,12 +133,26 @@ def learn_dataset(learner: Learner, dataset: Dataset, journal: Path, progress: P
     return learned._replace(skipped=learned.skipped + len(dataset.skipped))
 
 
-def validate(options: LearnOptions, learner: Learner) -> dict[str, Any] | None:
-    """Accuracy and loss on the validation images, None where there are none."""
+def validation_path(options: LearnOptions) -> Path | None:
+    """Where the validation images are; None where there are none."""
     data = optional_path(options.data)
-    path = optional_path(options.val_data) or (data if data is not None and has_split(data, "val") else None)
+    return optional_path(options.val_data) or (data if data is not None and has_split(data, "val") else None)
+
+
+def require_known_classes(path: Path | None, classes: set[str]) -> None:
+    """Raises UserError, before any image is read, if there are validation images of classes that nothing teaches."""
     if path is None:
-        return None
+        return
+    unknown = sorted(set(open_dataset(path, "val", None, None).classes) - classes)
+    if unknown:
+        raise UserError(
+            f"{path} has validation images of {', '.join(unknown)}, of which nothing is learned; add images of these "
+            "to --data, or take the folders away"
+        )
+
+
+def validate(path: Path, learner: Learner) -> dict[str, Any]:
+    """Accuracy and loss on the validation images."""
     return evaluate(learner.logits, learner.collator, open_dataset(path, "val", learner.classes, None))
 
 

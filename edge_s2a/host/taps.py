@@ -92,11 +92,6 @@ def widths_of(model: nn.Module, image_shape: tuple[int, ...], taps: Sequence[Tap
     return {name: value.shape[1] for name, value in found.items()}
 
 
-def every_second(blocks: Sequence[Block]) -> list[Block]:
-    """The last block, the one before the last but one, and so on, in the order in which they run."""
-    return list(blocks[::-2][::-1])
-
-
 @contextlib.contextmanager
 def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
     """Yields a dict that each forward pass within the block fills: name of the statistic -> (batch, channels).

@@ -268,3 +268,14 @@ def test_a_learner_that_knows_nothing_says_so(small_artifact, images):
     learner = Learner(small_artifact, memory_budget="4GiB", threads=1)
     with pytest.raises(UserError, match="nothing was learned"):
         learner.predict(images[0][0])
+
+
+def test_validation_images_of_what_nothing_teaches_are_refused_before_anything_is_read(
+    small_artifact, image_folder, tmp_path
+):
+    data = part_of(image_folder / "train", tmp_path / "data", "blue", "green")
+    done = learn(
+        small_artifact, "--data", data, "--val-data", image_folder / "val", "--output", tmp_path / "K.safetensors"
+    )
+    assert_refused(done, 2, "red", "--data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

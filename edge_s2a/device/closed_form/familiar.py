@@ -1,16 +1,18 @@
 """Describes the images that were learned, for `unknown` and `drift` to compare others with, by those left out."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from edge_s2a.artifact.learned import DRIFT_IMAGES, UNKNOWN_RATES, Familiar, State
 from edge_s2a.artifact.rows import pick
-from edge_s2a.device.closed_form.form import MOST_DRAWN, Form
+from edge_s2a.device.closed_form.form import DRAWS_AT_ONCE, MOST_DRAWN, Form
 from edge_s2a.device.closed_form.sample import LeftOut, balanced_choice
 from edge_s2a.device.closed_form.standard import Standard, all_features, blocks
 
 # Of the variance over all images: the least that a feature is taken to have inside the classes.
 LEAST_WITHIN = 1e-2
-DRAWS, DRAWS_AT_ONCE, DRAWN_RATE = 500, 50, 0.01
+DRAWS, DRAWN_RATE = 500, 0.01
 
 
 def familiar_of(state: State, form: Form, standard: Standard, left_out: LeftOut) -> Familiar:
@@ -64,13 +66,21 @@ def _drift_thresholds(state: State, form: Form, standard: Standard, left_out: Le
     chosen = balanced_choice(state.kept.digests[left_out.rows], left_out.labels, MOST_DRAWN)
     labels, likeliest = left_out.labels[chosen], left_out.outputs[chosen].argmax(1)
     shares = left_out.weights[chosen] / left_out.weights[chosen].sum()
-    residuals = np.empty((len(chosen), len(standard.mean)))
-    for rows, features in blocks(state, form, standard, pick([state.kept.codes], left_out.rows[chosen])):
-        residuals[rows] = features
-    residuals -= standard.means[likeliest]
     count = standard.counts[labels]
-    residuals *= np.where(likeliest == labels, count / np.maximum(count - 1, 1), 1)[:, None]
-    gram = residuals @ residuals.T
+    scale = np.where(likeliest == labels, count / np.maximum(count - 1, 1), 1)[:, None]
+    codes = pick([state.kept.codes], left_out.rows[chosen])
+
+    def residuals() -> Iterator[tuple[slice, np.ndarray]]:
+        for rows, features in blocks(state, form, standard, codes):
+            for label, residual in zip(likeliest[rows], features, strict=True):
+                residual -= standard.means[label]
+            features *= scale[rows]
+            yield rows, features
+
+    gram = np.empty((len(chosen), len(chosen)))
+    for rows, left in residuals():
+        for others, right in residuals():
+            np.matmul(left, right.T, out=gram[rows, others])
     gram /= standard.features
     rng = np.random.default_rng(0)
     thresholds = []

@@ -10,6 +10,7 @@ from edge_s2a.device.closed_form.sweep import invert_bytes, matrix_bytes
 # More rows at once are no faster; with fewer, products are slow.
 BLOCKS = (256, 128, 64, 32, 16, 8)
 MOST_LEFT_OUT = 2048  # images, of those that are kept; the accuracy of as many is known to 1 point
+DRAWS_AT_ONCE = 50  # for them
 MOST_DRAWN = 256  # images, of those that are left out, that thresholds for drift are drawn from
 SCORING_ARRAYS = 5  # of exponentials and their products, at once
 FIXED_BYTES = 1 << 18  # small arrays, and the buffers of ufuncs
@@ -74,7 +75,9 @@ def work_bytes(kind: str, kept: int, groups: int, block_rows: int, layout: Layou
     # Afterwards, without the matrix: the head, and passes over what is left out.
     head = 2 * weight + 4 * classes * layout.width
     drawn = min(left_out, MOST_DRAWN)
-    residuals = 8 * drawn * (2 * columns + drawn)
+    chunk = 8 * min(rows, drawn) * columns
+    chunks = (3 if drawn > rows else 2) * chunk + 8 * min(rows, drawn) ** 2
+    residuals = 8 * drawn * drawn + max(chunks, 8 * DRAWS_AT_ONCE * 3 * drawn)
     describing = scores + weight + max(weight + block + reading, weight + residuals + reading, head)
     standard = weight + 7 * 8 * columns
     return standard + max(matrix + max(*steps, 2 * weight), head + describing, weight + reading) + FIXED_BYTES
