@@ -142,6 +142,8 @@ def load_for_check(path: Path, settings: EngineSettings) -> tuple[Artifact, dict
         artifact.verify(member)
     graphs = _planned_graphs(artifact, settings.threads, ALL)
     golden, _ = decode(artifact.read(GOLDEN), f"{GOLDEN} of {path}")
+    if IMAGE not in golden or golden[IMAGE].ndim != 4 or not len(golden[IMAGE]):
+        raise UserError(f"the golden step of {path} has no images; repack the model")
     arena_bytes = preferred_arena_bytes(graphs, len(golden[IMAGE]))
     return artifact, golden, OnnxRuntimeEngine(artifact, settings, arena_bytes=arena_bytes)
 

@@ -44,11 +44,8 @@ def check(artifact: Artifact, golden: dict[str, np.ndarray], engine: Engine) -> 
 
     A step that deviates gives ok=False. Raises CheckError where the engine needs more memory than the plan promises.
     """
-    images = golden[IMAGE]
-    batch = np.empty((len(images), 3, *images.shape[1:3]), np.float32)
-    for pixels, row in zip(images, batch, strict=True):
-        normalize(pixels, artifact.manifest.preprocessing, row)
     try:
+        batch = golden_batch(artifact, golden)
         errors = tap_errors(artifact, golden, engine, batch)
         if artifact.manifest.can_train:
             errors |= step_errors(artifact, golden, engine, batch)
@@ -57,8 +54,10 @@ def check(artifact: Artifact, golden: dict[str, np.ndarray], engine: Engine) -> 
             f"{artifact.path}: the golden step needs more memory than planned: {error}; report this with your "
             f"{engine.name} version"
         ) from error
-    except KeyError as error:
-        raise UserError(f"the golden step of {artifact.path} lacks {error}; repack the model") from error
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"the golden step of {artifact.path} has a tensor missing or of another shape ({error}); repack the model"
+        ) from error
     tolerances = INT8_TOLERANCES if artifact.manifest.int8_layers else TOLERANCES
     tolerances = {name: tolerances[name] for name in errors}
     return {
@@ -67,6 +66,15 @@ def check(artifact: Artifact, golden: dict[str, np.ndarray], engine: Engine) -> 
         "errors": errors,
         "tolerances": tolerances,
     }
+
+
+def golden_batch(artifact: Artifact, golden: dict[str, np.ndarray]) -> np.ndarray:
+    """The golden images as the engine reads them, float32 (batch, 3, height, width)."""
+    images = golden[IMAGE]
+    batch = np.empty((len(images), 3, *artifact.manifest.preprocessing.image_size), np.float32)
+    for pixels, row in zip(images, batch, strict=True):
+        normalize(pixels, artifact.manifest.preprocessing, row)
+    return batch
 
 
 def tap_errors(

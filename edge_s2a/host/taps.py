@@ -10,7 +10,7 @@ docs/decisions/learning.md.
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,44 @@ class Tap(NamedTuple):
     module: nn.Module
     layout: str  # of the output, as in Block; "vector": (batch, channels) that the module reads
     prefix_tokens: int  # before those of the image, in the layout "tokens"
+    has_class: bool  # whether the first of these is a class token
 
 
 def find_taps(model: nn.Module, image_shape: tuple[int, ...], text: str) -> list[Tap]:
     """The taps that `text` chooses, in the order in which they run: "auto", "all", "last:N" or numbers of blocks, from
-    1 on, joined by commas. A model without blocks is tapped at what its classifiers read. Must be called before
-    adapters are injected. Raises UserError where `text` is wrong."""
+    1 on, joined by commas. A model without blocks, or whose blocks return anything but one map or its tokens, is tapped
+    at what its classifiers read. Must be called before adapters are injected. Raises UserError where `text` is wrong.
+    """
     try:
         blocks = blocks_of(model, image_shape)
-    except NoBlocksError:
-        return [Tap(name, model.get_submodule(name), "vector", 0) for name in classifier_names(model)]
-    return [Tap(block.name, block.module, block.layout, block.prefix_tokens) for block in choose(blocks, text)]
+        require_tensors(model, blocks, image_shape)
+    except NoBlocksError as error:
+        if text != "auto":
+            raise UserError(f"--taps {text}: {error}; leave --taps out, to tap what the classifier reads") from error
+        return [Tap(name, model.get_submodule(name), "vector", 0, False) for name in classifier_names(model)]
+    has_class = getattr(model, "cls_token", None) is not None  # registers are prefix tokens, too
+    return [
+        Tap(block.name, block.module, block.layout, block.prefix_tokens, has_class and block.prefix_tokens > 0)
+        for block in choose(blocks, text)
+    ]
+
+
+def require_tensors(model: nn.Module, blocks: Sequence[Block], image_shape: tuple[int, ...]) -> None:
+    """Raises NoBlocksError unless each block returns one tensor of its layout."""
+    returned: dict[nn.Module, Any] = {}
+    handles = [
+        block.module.register_forward_hook(lambda module, _inputs, output: returned.update({module: output}))
+        for block in blocks
+    ]
+    with torch.no_grad():
+        model(torch.zeros(1, *image_shape))
+    for handle in handles:
+        handle.remove()
+    for block in blocks:
+        output = returned[block.module]
+        rank = 3 if block.layout == "tokens" else 4
+        if not isinstance(output, Tensor) or output.ndim != rank or len(output) != 1:
+            raise NoBlocksError(f"block {block.name} of {type(model).__name__} does not return one map or its tokens")
 
 
 def choose(blocks: Sequence[Block], text: str) -> list[Block]:
@@ -104,11 +131,11 @@ def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
     def attach(tap: Tap) -> torch.utils.hooks.RemovableHandle:
         if tap.layout == "vector":
             return tap.module.register_forward_pre_hook(
-                lambda _module, inputs: found.update({f"{tap.name}:input": inputs[0].flatten(1)})
+                lambda _module, inputs: found.update({f"{tap.name}:input": vector_of(inputs[0])})
             )
         return tap.module.register_forward_hook(
             lambda _module, _inputs, output: found.update(
-                {f"{tap.name}:{name}": value for name, value in statistics(output, tap.layout, tap.prefix_tokens)}
+                {f"{tap.name}:{name}": value for name, value in statistics(output, tap)}
             )
         )
 
@@ -120,20 +147,26 @@ def tapping(taps: Sequence[Tap]) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def statistics(output: Tensor, layout: str, prefix_tokens: int) -> Iterator[tuple[str, Tensor]]:
+def vector_of(features: Tensor) -> Tensor:
+    """What a classifier reads, (batch, channels), (batch, channels, 1, 1), or (batch, tokens, channels), as one vector
+    for each image: (batch, channels)."""
+    return features.mean(1) if features.ndim == 3 else features.flatten(1)
+
+
+def statistics(output: Tensor, tap: Tap) -> Iterator[tuple[str, Tensor]]:
     """Yields (name, value (batch, channels)) of each statistic of a block's output, (batch, tokens, channels), (batch,
-    height, width, channels) or (batch, channels, height, width) as `layout` says."""
-    has_class = layout == "tokens" and prefix_tokens > 0
-    if layout != "NCHW":
+    height, width, channels) or (batch, channels, height, width) as the layout of `tap` says."""
+    if tap.layout != "NCHW":
         output = functional.layer_norm(output, output.shape[-1:])
-    if has_class:
+    if tap.has_class:
         yield "class", output[:, 0]
-        output = output[:, prefix_tokens:]
-    positions = {"tokens": (1,), "NHWC": (1, 2), "NCHW": (2, 3)}[layout]
+    if tap.layout == "tokens":
+        output = output[:, tap.prefix_tokens :]
+    positions = {"tokens": (1,), "NHWC": (1, 2), "NCHW": (2, 3)}[tap.layout]
     mean = output.mean(positions)
-    if not has_class:
+    if not tap.has_class:
         yield "mean", mean
-    if layout == "NCHW":
+    if tap.layout == "NCHW":
         yield "maximum", output.amax(positions)
     variance = (output * output).mean(positions) - mean * mean
     yield "deviation", variance.clamp(min=LEAST_VARIANCE).sqrt()

@@ -91,7 +91,7 @@ def describe(
     model: nn.Module, name: str, module: nn.Module, shape: tuple[int, ...], image_shape: tuple[int, ...]
 ) -> Block:
     if len(shape) == 3:
-        layout = "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+        layout = layout_of_map(model, shape, image_shape)
         return Block(name, module, layout, shape, 0, shape[:2] if layout == "NHWC" else shape[1:])
     if len(shape) != 2:
         raise NoBlocksError(f"the input of block {name} has shape {shape}, neither tokens nor a feature map")
@@ -105,3 +105,16 @@ def describe(
         ):
             return Block(name, module, "tokens", shape, prefix, (height, tokens // height))
     raise NoBlocksError(f"the {shape[0]} tokens of block {name} form no grid")
+
+
+def layout_of_map(model: nn.Module, shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
+    """ "NHWC" or "NCHW": the two sizes with the image's aspect ratio are height and width; where that leaves both, or
+    none, what the model says of its output, which need not hold within it."""
+
+    def is_grid(height: int, width: int) -> bool:
+        return abs(height / width - image_shape[1] / image_shape[2]) < 0.1
+
+    may_be_last, may_be_first = is_grid(*shape[:2]), is_grid(*shape[1:])
+    if may_be_last == may_be_first:
+        return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
+    return "NHWC" if may_be_last else "NCHW"
