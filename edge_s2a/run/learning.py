@@ -115,5 +115,5 @@ def accuracy(summary: LearningSummary) -> Line:
 
 def drift(recent: RecentDrift) -> Line:
     said = "unlike what was learned" if recent.drifted else "as learned"
-    text = f"  {recent.statistic:.2f}, usual up to {recent.threshold:.2f}  {recent.images} images"
+    text = f"  {recent.statistic:.2g}, usual up to {recent.threshold:.2g}  {recent.images} images"
     return labelled("drift", Piece(said, "yellow" if recent.drifted else "green"), Piece(text, "faint"))

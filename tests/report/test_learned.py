@@ -299,7 +299,7 @@ def test_a_frame_says_what_was_learned(sample):
 
 def test_images_like_those_that_were_learned_are_no_drift(sample):
     beside(sample, ".recent.json").write_text(json.dumps(sample_recent(statistic=0.1, drifted=False)))
-    assert "drift    as learned  0.10, usual up to 0.16" in text_of(sample)
+    assert "drift    as learned  0.1, usual up to 0.16" in text_of(sample)
 
 
 def test_of_many_classes_the_first_are_shown(tmp_path):
