@@ -32,7 +32,8 @@ SEED = 3
 CASES = {
     "vit": ({"model_kwargs": VIT, **NO_ADAPTER}, ["blocks.3", "blocks.4", "blocks.5"], "tokens", 1, True),
     "vit, adapted": (
-        {"model_kwargs": VIT, "adapter": "bias+prompt+lowrank"}, ["blocks.3", "blocks.4", "blocks.5"], "tokens", 1, True,
+        {"model_kwargs": VIT, "adapter": "bias+prompt+lowrank"},
+        ["blocks.3", "blocks.4", "blocks.5"], "tokens", 1, True,
     ),
     "vit of registers": (
         {"model": "vit_wee_patch16_reg1_gap_256", "model_kwargs": VIT, **NO_ADAPTER},
@@ -136,9 +137,9 @@ def expected_statistics(values, layout, prefix_tokens, has_class):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_statistic_is_that_of_torch(packed, count):
-    """Of the adapted model. float32 in another order, through some ten layers: 1e-5 of the largest value, measured up to 3e-6. The engine
-    computes the variance as the mean of squares less the square of the mean, which costs rounding of the former:
-    squares of deviations are compared, relative to it."""
+    """Of the adapted model. float32 in another order, through some ten layers: 1e-5 of the largest value, measured up
+    to 3e-6. The engine computes the variance as the mean of squares less the square of the mean, which costs rounding
+    of the former: squares of deviations are compared, relative to it."""
     case, adapted, artifact = packed
     _, names, layout, prefix_tokens, has_class = CASES[case]
     image = images_for(adapted, count)
@@ -312,7 +313,7 @@ def test_an_artifact_without_adapter_has_what_taps_read_and_nothing_else(forward
     assert not manifest.can_train
     assert (manifest.adapter_shapes, manifest.head, manifest.features) == ({}, [], {})
     assert (manifest.num_classes, manifest.labels, manifest.saved_bytes_per_image) == (0, None, 0)
-    assert [name.partition(":")[0] for name in manifest.taps] == ["blocks.1"] * 3 + ["blocks.2"] * 3
+    assert [name.partition(":")[0] for name in manifest.taps] == ["blocks.1"] * 2 + ["blocks.2"] * 2
 
 
 @pytest.mark.parametrize("adapter", ["head", "bias", "prompt", "side", "lowrank"])
@@ -331,12 +332,12 @@ def test_it_passes_its_check(forward_only):
 def test_it_is_shown_as_what_it_is(forward_only):
     lines = dict(line.split(maxsplit=1) for line in run_host_here("inspect", forward_only).stdout.splitlines())
     assert lines["adapter"] == "none"
-    assert lines["taps"] == "2 blocks, 288 numbers per image"
+    assert lines["taps"] == "2 blocks, 192 numbers per image"
     assert "saved" not in lines
     shown = run_host_here("inspect", forward_only, "--json").json
     assert (shown["adapter"], shown["num_classes"], shown["trainable_parameters"]) == ("none", 0, 0)
     assert shown["taps"] == Artifact(forward_only).manifest.taps
-    assert shown["tap_numbers_per_image"] == 288
+    assert shown["tap_numbers_per_image"] == 192
 
 
 def test_a_model_without_blocks_is_shown_with_what_is_tapped(tmp_path):
