@@ -298,7 +298,7 @@ class Learner:
         form = choose_form(len(state.kept.labels), groups, state.layout, len(state.classes), available_bytes)
         if form is None:
             expected = Expected(len(state.kept.labels), 0, groups, len(state.classes))
-            least = smallest_form(state.layout, expected).work_bytes
+            least = smallest_form(state.layout, expected).bytes
             needed_bytes = self.plan.budget_bytes + least - available_bytes
             raise BudgetError(
                 f"a memory budget of {format_size(self.plan.budget_bytes)} leaves too little to learn {self.images} "

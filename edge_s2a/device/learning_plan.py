@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 from edge_s2a.codec.features import Layout
-from edge_s2a.device.closed_form.form import Form, choose_form, work_bytes
+from edge_s2a.device.closed_form.form import Form, choose_form, sums_bytes_of, work_bytes
 from edge_s2a.device.load import INFERENCE_BATCH_SIZE, Measurement
 from edge_s2a.device.memory.budget import MemoryPlan
 
@@ -30,7 +30,7 @@ class LearningPlan(NamedTuple):
     @property
     def solving_bytes(self) -> int:
         """What the closed form may take, however many images there turn out to be: its share, and what is left."""
-        return self.form.work_bytes + max(0, self.memory.budget_bytes - self.memory.predicted_peak_bytes)
+        return self.form.bytes + max(0, self.memory.budget_bytes - self.memory.predicted_peak_bytes)
 
 
 def plan_learning(measurement: Measurement, layout: Layout, expected: Expected, budget_bytes: int) -> LearningPlan:
@@ -45,8 +45,8 @@ def plan_learning(measurement: Measurement, layout: Layout, expected: Expected, 
     available_bytes = budget_bytes - plan(0, 1, 0).predicted_peak_bytes
     smallest = smallest_form(layout, expected)
     form = choose_form(expected.kept, expected.folded_groups, layout, expected.classes, available_bytes) or smallest
-    memory = plan(budget_bytes, INFERENCE_BATCH_SIZE, form.work_bytes)
-    least_bytes = plan(0, 1, smallest.work_bytes).minimum_budget_bytes
+    memory = plan(budget_bytes, INFERENCE_BATCH_SIZE, form.bytes)
+    least_bytes = plan(0, 1, smallest.bytes).minimum_budget_bytes
     return LearningPlan(dataclasses.replace(memory, minimum_budget_bytes=least_bytes), form)
 
 
@@ -55,7 +55,8 @@ def smallest_form(layout: Layout, expected: Expected) -> Form:
     kept, classes = expected.kept, expected.classes
 
     def form(kind: Literal["dual", "primal"]) -> Form:
-        return Form(kind, 1, SMALLEST_BLOCK, work_bytes(kind, kept, 1, SMALLEST_BLOCK, layout, classes))
+        sums_bytes = 0 if expected.folded_groups is None else sums_bytes_of(layout, 1)
+        return Form(kind, 1, SMALLEST_BLOCK, work_bytes(kind, kept, 1, SMALLEST_BLOCK, layout, classes), sums_bytes)
 
     forms = [form("primal")] if expected.folded_groups is not None else [form("primal"), form("dual")]
-    return min(forms, key=lambda form: form.work_bytes)
+    return min(forms, key=lambda form: form.bytes)

@@ -73,6 +73,21 @@ def test_many_images_are_solved_for_within_the_budget(small_artifact, image_fold
     assert peak <= budget
 
 
+def test_what_is_folded_is_in_the_budget(deit_artifact, photo_folder, tmp_path, least):
+    """The sums over 2304 features take 21 MB, as much again while images are added to them, and the matrix 42 MB."""
+
+    def run(budget):
+        arguments = learn_arguments(deit_artifact, photo_folder, tmp_path / str(budget), budget)
+        done, peak = run_measured(*arguments, "--storage", 20 * 2 * 2304, "--json")
+        assert done.returncode == 0, done.stderr
+        assert (done.json["kept_images"], done.json["folded_images"]) == (20, 20)
+        assert peak <= budget
+        return done.json["used_features"]
+
+    assert run(least + 90 * MIB) == 2304
+    assert run(least + 12 * MIB) < 2304
+
+
 def test_a_budget_below_the_least_is_refused_before_anything_is_read(deit_artifact, photo_folder, tmp_path, least):
     arguments = learn_arguments(deit_artifact, photo_folder, tmp_path / "K.safetensors", least - 6 * MIB)
     assert_refused(run_command(*arguments), 3, "cannot be met", "--memory-budget")

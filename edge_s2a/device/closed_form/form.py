@@ -24,6 +24,12 @@ class Form:
     groups: int  # uses the features of the last groups of the taps
     block_rows: int  # rows and columns of matrices, and images, that are computed at once
     work_bytes: int  # that `solve` allocates at most
+    sums_bytes: int = 0  # of the sums of folded images, which are in memory beside that
+
+    @property
+    def bytes(self) -> int:
+        """All that the solution takes."""
+        return self.work_bytes + self.sums_bytes
 
 
 def choose_form(
@@ -39,12 +45,19 @@ def choose_form(
     for groups in range(len(layout.taps) if folded_groups is None else folded_groups, 0, -1):
         columns = layout.width - layout.first_column(groups)
         kinds: tuple[Literal["dual", "primal"], ...] = ("dual", "primal") if kept <= columns else ("primal", "dual")
+        sums_bytes = 0 if folded_groups is None else sums_bytes_of(layout, groups)
         for kind in kinds if folded_groups is None else ("primal",):
             for block_rows in BLOCKS:
                 needed = work_bytes(kind, kept, groups, block_rows, layout, classes)
-                if needed <= available_bytes:
-                    return Form(kind, groups, block_rows, needed)
+                if needed + sums_bytes <= available_bytes:
+                    return Form(kind, groups, block_rows, needed, sums_bytes)
     return None
+
+
+def sums_bytes_of(layout: Layout, groups: int) -> int:
+    """Bytes of the packed triangle of the sums over the features of the last `groups` groups."""
+    columns = layout.width - layout.first_column(groups)
+    return 8 * (columns * (columns + 1) // 2)
 
 
 def work_bytes(kind: str, kept: int, groups: int, block_rows: int, layout: Layout, classes: int) -> int:

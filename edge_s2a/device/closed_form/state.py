@@ -15,7 +15,7 @@ from edge_s2a.artifact.rows import pick
 from edge_s2a.codec.features import Layout, decode
 from edge_s2a.errors import UserError
 
-FOLD_ROWS = 64  # images decoded at once
+FOLD_ROWS = 64  # images decoded at once, and columns of their products
 CANNOT_UNDO = "learn anew from the images, with a larger --storage, so that they are kept"
 
 
