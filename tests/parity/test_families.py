@@ -1,15 +1,18 @@
-"""Gradient parity on every family, and what crosses from the forward to the backward pass."""
+"""Gradient parity on every family, what crosses from the forward to the backward pass, and taps."""
 
 import numpy as np
 import pytest
 import torch
 from torch.func import functional_call
 
-from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact import tensors
+from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
+from edge_s2a.device.selfcheck import check
 from edge_s2a.host.graph.ir import UINT4
 from edge_s2a.host.pack import adapt, build_graphs, write_artifact
+from edge_s2a.host.taps import logits_and_taps
 from edge_s2a.host.targets.onnxruntime.liveness import crossings
 from edge_s2a.host.trace.capture import loss_and_gradients, soft_cross_entropy
 from tests.helpers.artifacts import SMALL_VIT, adapt_and_pack, options_of
@@ -63,7 +66,8 @@ def family_options(family, bits):
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """(family, bits) -> (engine, adapted model, at 4 bits the training graph), the first two perturbed alike."""
+    """(family, bits) -> (engine, adapted model, at 4 bits the training graph), the first two perturbed alike. At 4 bits
+    the artifact has passed its check."""
     cache = {}
 
     def get(family, bits):
@@ -81,7 +85,11 @@ def packed(tmp_path_factory):
             with torch.no_grad():
                 for value in adapted.adapter.values():
                     value.add_(torch.randn(value.shape, generator=generator) * 0.05)
-            engine = OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1))
+            artifact = Artifact(path)
+            engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
+            if bits == 4:
+                checked = check(artifact, tensors.decode(artifact.read(GOLDEN), "golden")[0], engine)
+                assert checked["ok"], checked
             for name, array in engine.adapter.items():
                 array[...] = adapted.adapter[name].detach().numpy()
             cache.clear()  # one engine at a time
@@ -125,6 +133,17 @@ def test_gradients(packed, family, bits):
 
     if bits == 4:
         assert_only_codes_cross(graph)
+        assert_taps(engine, adapted, image, logits)
+
+
+def assert_taps(engine, adapted, image, logits):
+    """The taps are what torch computes (tests/host/test_taps.py says what that is), beside the same logits: rounding
+    stays below 1e-4 of all taps, as in logits, also where a ReLU's input rounds to the other side of zero."""
+    _, expected = logits_and_taps(adapted.model, adapted.adapter, image, adapted.taps)
+    measured = engine.taps(image.numpy())
+    assert measured.features.shape == (len(image), sum(adapted.tap_widths.values()))
+    assert relative_error(measured.features, np.concatenate([value.numpy() for value in expected.values()], 1)) <= 1e-4
+    np.testing.assert_allclose(measured.logits, logits.detach().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def assert_only_codes_cross(graph):
