@@ -5,7 +5,7 @@ Exit codes: 0 done, 2 bad input, 3 budget too small, 4 self-check failed, 130 in
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_s2a.cli import (
     check,
@@ -28,7 +28,10 @@ from edge_s2a.cli.options import add_options, from_namespace
 from edge_s2a.cli.output import Output
 from edge_s2a.cli.parser import HelpWithDefaults, Parser, ShowVersions, refuse_misspelt
 from edge_s2a.errors import UserError
-from edge_s2a.options import ArtifactOptions
+from edge_s2a.options import ArtifactOptions, LearnOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 INTERRUPTED = 130
 COMMANDS: tuple[Command[Any], ...] = (
@@ -78,7 +81,7 @@ def add_command(commands: "argparse._SubParsersAction[Parser]", command: Command
         command.name, help=command.help, description=command.help, formatter_class=HelpWithDefaults
     )
     add_options(parser, command.options)
-    if issubclass(command.options, ArtifactOptions):
+    if issubclass(command.options, (ArtifactOptions, LearnOptions)):
         parser.add_argument(
             "--require-signature", metavar="PUBKEY",
             help="refuse an artifact that the owner of this key has not signed; PEM file of an Ed25519 public key",
@@ -95,4 +98,16 @@ def require_signature(parsed: argparse.Namespace) -> None:
 
         from edge_s2a.artifact.archive import Artifact
 
-        Artifact(Path(parsed.artifact)).require_signature(Path(parsed.require_signature))
+        Artifact(artifact_of(parsed)).require_signature(Path(parsed.require_signature))
+
+
+def artifact_of(parsed: argparse.Namespace) -> "Path":
+    """The artifact that a command opens; `learn` may find it through a knowledge file."""
+    from pathlib import Path
+
+    from edge_s2a.artifact import knowledge
+
+    if parsed.artifact is not None:
+        return Path(parsed.artifact)
+    source = Path(parsed.source)
+    return knowledge.artifact_of(source) if knowledge.is_knowledge(source) else source

@@ -50,6 +50,8 @@ def test_every_verb_takes_what_its_owner_signed(signed, keys, tmp_path):
     adapter = ["--adapter", tmp_path / "run" / "adapter.safetensors"]
     for command in (
         ["inspect", signed], ["check", signed], ["plan", signed, *budget],
+        ["learn", signed, "--data", data, "--output", tmp_path / "K", *budget],
+        ["learn", tmp_path / "K", "--forget", "red", *budget],
         ["train", signed, "--data", data, "--output", tmp_path / "run", "--epochs", 1, *budget],
         ["eval", signed, *adapter, "--data", data], ["predict", signed, data / "red" / "000.png", *adapter],
     ):  # fmt: skip
