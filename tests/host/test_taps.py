@@ -137,9 +137,9 @@ def expected_statistics(values, layout, prefix_tokens, has_class):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_every_statistic_is_that_of_torch(packed, count):
-    """Of the adapted model. float32 in another order, through some ten layers: 1e-5 of the largest value, measured up
-    to 3e-6. The engine computes the variance as the mean of squares less the square of the mean, which costs rounding
-    of the former: squares of deviations are compared, relative to it."""
+    """Of the adapted model. float32 in another order, through some ten layers: 1e-5 of the largest value. The engine
+    computes the variance as the mean of squares less the square of the mean, which costs rounding of the former:
+    squares of deviations are compared, relative to it."""
     case, adapted, artifact = packed
     _, names, layout, prefix_tokens, has_class = CASES[case]
     image = images_for(adapted, count)
