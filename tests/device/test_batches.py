@@ -135,7 +135,8 @@ def test_evaluation_counts_every_image_of_a_dataset_once(tmp_path, most_images):
     pixels, labels = tinted(11)
     engine = LinearEngine(CLASSES, SHAPE, most_images=most_images)
     samples = [Sample(index, int(label)) for index, label in enumerate(labels)]
-    result = evaluate(runtime_of(engine, 4), Dataset(tmp_path, ["r", "g", "b"], samples, pixels))
+    runtime = runtime_of(engine, 4)
+    result = evaluate(runtime.logits, runtime.collator, Dataset(tmp_path, ["r", "g", "b"], samples, pixels))
 
     image = np.ascontiguousarray(((pixels / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2), np.float32)
     right, loss = score(LinearEngine(CLASSES, SHAPE).logits(image), labels)

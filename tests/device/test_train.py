@@ -128,7 +128,7 @@ def test_check_replays_the_golden_step(small_artifact):
     done = run_command("check", small_artifact, "--json")
     assert done.returncode == 0, done.stderr
     assert done.json["ok"] is True
-    assert set(done.json["errors"]) == {"loss", "logits", "gradients", "worst_gradient", "update"}
+    assert set(done.json["errors"]) == {"taps", "loss", "logits", "gradients", "worst_gradient", "update"}
     assert 0 < done.json["max_relative_error"] < 1e-3
 
 
@@ -136,7 +136,7 @@ def test_inspect_tells_what_is_inside(small_artifact):
     result = run_command("inspect", small_artifact, "--json").json
     assert result["model"] == "vit_tiny_patch16_224"
     assert result["adapter"] == "bias"
-    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == ("4", "int8", 6)
+    assert (result["saved_bits"], result["weight_format"], result["format_version"]) == ("4", "int8", 7)
     assert result["file_bytes"] == small_artifact.stat().st_size
     assert result["labels"] == ["blue", "green", "red"]
     assert "4 bits" in run_command("inspect", small_artifact).stdout

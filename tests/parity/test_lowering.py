@@ -139,7 +139,7 @@ def adapt(operator):
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name == "shift")
     adapter = {"shift": model.shift}
-    return Adapted(model, None, adapter, frozen, observe_saved_tensors(model, adapter, IMAGE_SHAPE))
+    return Adapted(model, None, adapter, [], frozen, observe_saved_tensors(model, adapter, IMAGE_SHAPE))
 
 
 def engine_of(adapted):
