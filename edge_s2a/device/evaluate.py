@@ -36,6 +36,12 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
+def likeliest(classes: list[str], logits: np.ndarray, top: int) -> list[Prediction]:
+    """The `top` likeliest classes of an image, the likeliest first. logits: float32 (classes,)."""
+    probabilities = np.exp(log_softmax(logits[None]))[0]
+    return [Prediction(classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
+
+
 def score(logits: np.ndarray, labels: np.ndarray) -> tuple[int, float]:
     """(images whose likeliest class is right, sum of their cross-entropies without label smoothing) of logits float32
     (images, classes) and labels int (images,)."""

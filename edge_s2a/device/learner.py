@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,12 +31,13 @@ from edge_s2a.device.data.known import Read
 from edge_s2a.device.data.pixels import file_digest
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import taps_of
-from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
+from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
 from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, name_of
 from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
 from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
 from edge_s2a.device.memory.available import parse_budget
+from edge_s2a.device.memory.budget import MemoryPlan
 from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import constructor
@@ -120,10 +120,13 @@ class Learner:
     def _plan(self, expected: Expected) -> LearningPlan:
         measurement = measure_loaded(Path(self.options.artifact), self.engine_settings, TO_LEARN)
 
-        def plan(budget_bytes: int) -> LearningPlan:
-            return plan_learning(measurement, self.layout, expected, budget_bytes)
+        plans: dict[int, LearningPlan] = {}
 
-        return plan(within_budget(lambda limit: plan(limit).memory, self.budget_bytes).budget_bytes)
+        def plan(budget_bytes: int) -> MemoryPlan:
+            plans[budget_bytes] = plan_learning(measurement, self.layout, expected, budget_bytes)
+            return plans[budget_bytes].memory
+
+        return plans[within_budget(plan, self.budget_bytes).budget_bytes]
 
     def _use_adapter(self, tensors: Mapping[str, np.ndarray]) -> None:
         self._adapter = tensors
@@ -273,7 +276,10 @@ class Learner:
     def merge(self, path: str | os.PathLike[str]) -> None:
         """Adds what another device learned with the same artifact and saved; images that both have seen count once.
         Raises UserError where it does not fit."""
-        other = load_knowledge(Path(path), self.manifest)
+        self.merge_with(load_knowledge(Path(path), self.manifest), path)
+
+    def merge_with(self, other: Knowledge, path: str | os.PathLike[str]) -> None:
+        """The same with a file that was read before."""
         if adapter_identity(other.adapter) != adapter_identity(self._adapter):
             raise UserError(
                 f"{path} was learned from another trained adapter; merge what was learned from the same one, or from "
@@ -310,8 +316,7 @@ class Learner:
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
-        row = np.exp(log_softmax(scores(self.head, self.features(image))))[0]
-        return [Prediction(self.head.classes[k], float(row[k])) for k in np.argsort(-row)[:top]]
+        return likeliest(self.classes, scores(self.head, self.features(image))[0], top)
 
     def is_unknown(self, image: ImageLike, rate: float = 0.05) -> bool:
         """Whether an image is unlike all classes that were learned. rate: the share of images of known classes that is
@@ -320,10 +325,7 @@ class Learner:
 
     def features(self, image: ImageLike) -> np.ndarray:
         """float32 (1, features) of an image. Raises UserError if it cannot be read."""
-        try:
-            self.collator.add(self._reader.pixels(image))
-        except UnusableImage as error:
-            raise UserError(f"{name_of(image)}: {error}") from error
+        self.collator.add(self._reader.required_pixels(image))
         return self._features(self.collator.inputs())
 
     def logits(self, inputs: Inputs) -> np.ndarray:
@@ -337,12 +339,7 @@ class Learner:
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
         self._reader.classes = self.classes
-        batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(self.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
-        if not result["count"]:
-            raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
-        loss = math.nan if result["loss"] is None else result["loss"]
-        return Evaluation(result["accuracy"], loss, result["count"])
+        return self._reader.evaluate(images, self.collator, self.logits)
 
     def drift(self, images: Iterable[ImageLike]) -> Drift | None:
         """Returns how far images, which need no labels, are from those that were learned; None where too few images

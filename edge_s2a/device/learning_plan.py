@@ -1,10 +1,10 @@
 """Plans the memory of learning in one pass: the backbone's, and that of the closed form."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from edge_s2a.codec.features import Layout
-from edge_s2a.device.closed_form.form import Form, choose_form, sums_bytes_of, work_bytes
+from edge_s2a.device.closed_form.form import Form, Kind, choose_form, sums_bytes_of, work_bytes
 from edge_s2a.device.load import INFERENCE_BATCH_SIZE, Measurement
 from edge_s2a.device.memory.budget import MemoryPlan
 
@@ -54,7 +54,7 @@ def smallest_form(layout: Layout, expected: Expected) -> Form:
     """The form that takes least: on the last group of features."""
     kept, classes = expected.kept, expected.classes
 
-    def form(kind: Literal["dual", "primal"]) -> Form:
+    def form(kind: Kind) -> Form:
         sums_bytes = 0 if expected.folded_groups is None else sums_bytes_of(layout, 1)
         return Form(kind, 1, SMALLEST_BLOCK, work_bytes(kind, kept, 1, SMALLEST_BLOCK, layout, classes), sums_bytes)
 

@@ -9,6 +9,7 @@ from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import make_folder
 from edge_s2a.artifact.knowledge import Knowledge, artifact_of, is_knowledge, load_knowledge
 from edge_s2a.artifact.learned import State
+from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset
@@ -40,13 +41,17 @@ def learn(options: LearnOptions) -> dict[str, Any]:
     make_folder(output.parent)
     with Interruption():
         dataset = None if options.data is None else open_dataset(Path(options.data), "train", None, None)
-        learner = Learner.expecting(learner_options(options, artifact), expected(options, artifact, before, dataset))
+        manifest = Artifact(artifact).manifest
+        others = {path: load_knowledge(path, manifest) for path in paths(options.merge or [])}
+        learner = Learner.expecting(
+            learner_options(options, artifact), expected(options, manifest, before, list(others.values()), dataset)
+        )
         progress = Progress(max(1, len(dataset.samples) if dataset else 0), learner.plan.budget_bytes, options.quiet)
         progress.message(description(learner))
         if before is not None:
             learner.take_over(before)
-        for other in paths(options.merge or []):
-            learner.merge(other)
+        for path, other in others.items():
+            learner.merge_with(other, path)
         for old, new in renamed(options):
             learner.rename(old, new)
         for what in options.forget or []:
@@ -104,14 +109,19 @@ def learner_options(options: LearnOptions, artifact: Path) -> LearnerOptions:
     return LearnerOptions(**{**common(options, LearnerOptions), "artifact": artifact})
 
 
-def expected(options: LearnOptions, artifact: Path, before: Knowledge | None, dataset: Dataset | None) -> Expected:
+def expected(
+    options: LearnOptions,
+    manifest: Manifest,
+    before: Knowledge | None,
+    others: list[Knowledge],
+    dataset: Dataset | None,
+) -> Expected:
     """What there will be to solve for, at most."""
-    state: State = before.state if before else states.empty(Layout(options.codes, Artifact(artifact).manifest.taps))
+    state: State = before.state if before else states.empty(Layout(options.codes, manifest.taps))
     images = int(state.counts.sum()) + (len(dataset.samples) if dataset else 0)
     classes = {*state.classes, *(dataset.classes if dataset else [])}
-    for other in paths(options.merge or []):
-        merged = load_knowledge(other, Artifact(artifact).manifest).state
-        images, classes = images + int(merged.counts.sum()), classes | {*merged.classes}
+    for other in others:
+        images, classes = images + int(other.state.counts.sum()), classes | {*other.state.classes}
     folded = len(state.folded.labels) if state.folded else 0
     kept = min(images - folded, int(options.storage) // state.layout.row_bytes)
     groups = state.folded.groups if state.folded else (len(state.layout.taps) if kept < images else None)

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_s2a.device.classifier import Classifier
 from edge_s2a.device.closed_form.drift import Recent
 from edge_s2a.device.closed_form.unknown import are_unknown
 from edge_s2a.device.data.dataset import Dataset, Sample, printable
-from edge_s2a.device.evaluate import log_softmax
+from edge_s2a.device.evaluate import likeliest
 from edge_s2a.errors import UserError
 
 
@@ -27,8 +25,9 @@ def predict(classifier: Classifier, images: list[Path], top: int, unknown: float
     results: list[dict[str, Any]] = []
     recent = None if classifier.head is None else Recent(classifier.head)
     for indices, (logits, features) in classifier.answers(dataset):
-        for index, row in zip(indices, np.exp(log_softmax(logits)), strict=True):
-            results.append({"image": printable(images[index]), "predictions": likeliest(classifier.classes, row, top)})
+        for index, row in zip(indices, logits, strict=True):
+            found = [prediction._asdict() for prediction in likeliest(classifier.classes, row, top)]
+            results.append({"image": printable(images[index]), "predictions": found})
         if classifier.head is not None and recent is not None and features is not None:
             recent.add(features)
             if unknown is not None:
@@ -41,9 +40,3 @@ def predict(classifier: Classifier, images: list[Path], top: int, unknown: float
         "unreadable": dataset.skipped_names(),
         "drift": None if drift is None else drift._asdict(),
     }
-
-
-def likeliest(classes: list[str], probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
-    """probabilities: float32 (classes,)."""
-    best = np.argsort(-probabilities)[:top]
-    return [{"label": classes[k], "probability": float(probabilities[k])} for k in best]

@@ -1,7 +1,6 @@
 """Trains the adapter of an artifact: one optimizer step at a time, or a whole training."""
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +10,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
 from edge_s2a.device.data.collate import Prepared
-from edge_s2a.device.data.decoding import UnusableImage
-from edge_s2a.device.evaluate import Evaluation, Prediction, evaluate_batches, log_softmax
+from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
 from edge_s2a.device.images.program import (
     ImageLike,
     Label,
@@ -20,7 +18,6 @@ from edge_s2a.device.images.program import (
     ProgramImages,
     Reader,
     StreamedImages,
-    name_of,
 )
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.load import load, start_engine
@@ -241,24 +238,12 @@ class Trainer:
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
-        try:
-            pixels = self._reader.pixels(image)
-        except UnusableImage as error:
-            raise UserError(f"{name_of(image)}: {error}") from error
-        self.collator.add(pixels)
-        probabilities = np.exp(log_softmax(self.runtime.logits(self.collator.inputs())))[0]
-        return [Prediction(self.classes[k], float(probabilities[k])) for k in np.argsort(-probabilities)[:top]]
+        self.collator.add(self._reader.required_pixels(image))
+        return likeliest(self.classes, self.runtime.logits(self.collator.inputs())[0], top)
 
     def evaluate(self, images: LabelledImages) -> Evaluation:
         """Returns accuracy and loss on labelled images. Raises UserError if none can be read."""
-        batches = self._reader.batches(images, self.collator)
-        result = evaluate_batches(
-            self.runtime.logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes
-        )
-        if not result["count"]:
-            raise UserError(f"no image could be read; skipped: {self.skipped[-3:]}")
-        loss = math.nan if result["loss"] is None else result["loss"]
-        return Evaluation(result["accuracy"], loss, result["count"])
+        return self._reader.evaluate(images, self.collator, self.runtime.logits)
 
     # -- the adapter -----------------------------------------------------------------------------------
 

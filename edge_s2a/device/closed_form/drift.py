@@ -6,7 +6,7 @@ were learned, residuals cancel, however many of each class there are; where some
 threshold is what 1 % of draws of as many left-out images exceed (the bootstrap: Efron, 1979), times what the class
 means themselves err: 1 + m sum over classes of share^2 / images learned, for m recent images.
 
-In our study (20 images a class, six pairs of model and data) images of the same kind exceeded it in at most 1 % of
+In our study (20 images per class, six pairs of model and data) images of the same kind exceeded it in at most 1 % of
 draws of 8 or 64, those of one class alone in 1 to 9 % of draws of 16, and those of another domain in 96 % or more of
 draws of 4 and in all of 8. Without classes, a stream of a single class looks like drift.
 """

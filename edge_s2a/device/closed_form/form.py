@@ -16,11 +16,14 @@ SCORING_ARRAYS = 5  # of exponentials and their products, at once
 FIXED_BYTES = 1 << 18  # small arrays, and the buffers of ufuncs
 
 
+Kind = Literal["dual", "primal"]
+
+
 @dataclass(frozen=True)
 class Form:
     """How `solve` computes."""
 
-    kind: Literal["dual", "primal"]  # inverts images x images, or features x features
+    kind: Kind  # inverts images x images, or features x features
     groups: int  # uses the features of the last groups of the taps
     block_rows: int  # rows and columns of matrices, and images, that are computed at once
     work_bytes: int  # that `solve` allocates at most
@@ -44,13 +47,24 @@ def choose_form(
     """
     for groups in range(len(layout.taps) if folded_groups is None else folded_groups, 0, -1):
         columns = layout.width - layout.first_column(groups)
-        kinds: tuple[Literal["dual", "primal"], ...] = ("dual", "primal") if kept <= columns else ("primal", "dual")
-        sums_bytes = 0 if folded_groups is None else sums_bytes_of(layout, groups)
-        for kind in kinds if folded_groups is None else ("primal",):
-            for block_rows in BLOCKS:
-                needed = work_bytes(kind, kept, groups, block_rows, layout, classes)
-                if needed + sums_bytes <= available_bytes:
-                    return Form(kind, groups, block_rows, needed, sums_bytes)
+        kinds: tuple[Kind, ...] = ("dual", "primal") if kept <= columns else ("primal", "dual")
+        form = form_of(kinds, kept, groups, folded_groups is not None, layout, classes, available_bytes)
+        if form is not None:
+            return form
+    return None
+
+
+def form_of(
+    kinds: tuple[Kind, ...], kept: int, groups: int, is_folded: bool, layout: Layout, classes: int, available_bytes: int
+) -> Form | None:
+    """The first of `kinds` that fits with the features of the last `groups` groups, in the largest blocks; None if none
+    does. Sums of folded images have the primal form alone."""
+    sums_bytes = sums_bytes_of(layout, groups) if is_folded else 0
+    for kind in ("primal",) if is_folded else kinds:
+        for block_rows in BLOCKS:
+            needed = work_bytes(kind, kept, groups, block_rows, layout, classes)
+            if needed + sums_bytes <= available_bytes:
+                return Form(kind, groups, block_rows, needed, sums_bytes)
     return None
 
 

@@ -13,13 +13,12 @@ of them change by a share of about 1 / n per image, so a full solution is due no
 """
 
 import dataclasses
-from typing import Literal
 
 import numpy as np
 
 from edge_s2a.artifact.learned import Familiar, Head, State
 from edge_s2a.codec.features import decode
-from edge_s2a.device.closed_form.form import BLOCKS, Form, work_bytes
+from edge_s2a.device.closed_form.form import Form, form_of
 from edge_s2a.device.closed_form.ridge import dual, primal
 from edge_s2a.device.closed_form.sample import Sample
 from edge_s2a.device.closed_form.solve import balance_of, on_features
@@ -32,16 +31,11 @@ MOST_GROWTH, MOST_ADDED = 1 / 8, 512
 def update_form(state: State, available_bytes: int) -> Form | None:
     """The form in which images are added fastest within `available_bytes`: the primal one, which reads no codes; None
     if neither fits."""
-    layout, kept = state.layout, len(state.kept.labels)
-    groups = len(layout.taps) if state.folded is None else state.folded.groups
-    columns = layout.width - layout.first_column(groups)
-    kinds: tuple[Literal["dual", "primal"], ...] = ("primal", "dual") if state.folded is None else ("primal",)
-    for kind in kinds:
-        for block_rows in BLOCKS:
-            needed = work_bytes(kind, kept, groups, block_rows, layout, len(state.classes))
-            if needed + 8 * MOST_ADDED * columns <= available_bytes:
-                return Form(kind, groups, block_rows, needed)
-    return None
+    layout, is_folded = state.layout, state.folded is not None
+    groups = state.folded.groups if state.folded is not None else len(layout.taps)
+    vectors_bytes = 8 * MOST_ADDED * (layout.width - layout.first_column(groups))
+    kept, classes = len(state.kept.labels), len(state.classes)
+    return form_of(("primal", "dual"), kept, groups, is_folded, layout, classes, available_bytes - vectors_bytes)
 
 
 class Update:

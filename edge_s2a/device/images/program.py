@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from edge_s2a.device.data.collate import Collator
 from edge_s2a.device.data.decoding import UnusableImage, as_rgb, read_image
 from edge_s2a.device.data.preprocessing import resize_and_crop
 from edge_s2a.device.engine.base import Inputs
-from edge_s2a.device.evaluate import evaluate_batches
+from edge_s2a.device.evaluate import Evaluation, Logits, evaluate_batches
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 
@@ -59,6 +60,22 @@ class Reader:
         elif not isinstance(image, Image.Image):
             raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
         return resize_and_crop(as_rgb(image), self.preprocessing)
+
+    def required_pixels(self, image: ImageLike) -> np.ndarray:
+        """The same, of an image that cannot be done without: raises UserError if it cannot be read."""
+        try:
+            return self.pixels(image)
+        except UnusableImage as error:
+            raise UserError(f"{name_of(image)}: {error}") from error
+
+    def evaluate(self, images: LabelledImages, collator: Collator, logits: Logits) -> Evaluation:
+        """Accuracy and loss on labelled images. Raises UserError if none can be read."""
+        batches = self.batches(images, collator)
+        result = evaluate_batches(logits, (([], inputs, labels) for _, inputs, labels in batches), self.classes)
+        if not result["count"]:
+            raise UserError(f"no image could be read; skipped: {self.reasons[-3:]}")
+        loss = math.nan if result["loss"] is None else result["loss"]
+        return Evaluation(result["accuracy"], loss, result["count"])
 
     def number(self, label: Label) -> int:
         """Returns the number of a class. Raises UserError for one that does not exist."""
