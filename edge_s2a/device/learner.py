@@ -232,7 +232,8 @@ class Learner:
         before, update = self.state, self._update
         head = self._head
         state, new = states.add(before, names, added)
-        self.become(states.fold_to(state, int(self.options.storage), self._planned.form.groups))
+        self._go_on(states.fold_to(state, int(self.options.storage), self._planned.form.groups))
+        self._learned.update(digests)
         if head is not None and before.counts.sum() >= LEAST_UPDATED and 0 < new == len(digests) <= MOST_UPDATED:
             self._update = update or self._begin_updates(before, head)
             self._head = self._updated(added.codes[0 : len(digests)], labels)
@@ -255,10 +256,13 @@ class Learner:
 
     def become(self, state: State) -> None:
         """Takes over what was learned; the classifier is then solved for anew when it is needed."""
-        self.state = state
-        """All that was learned (edge_s2a.artifact.learned)."""
+        self._go_on(state)
         folded = [state.folded.digests] if state.folded else []
         self._learned = {row.tobytes() for digests in (state.kept.digests, *folded) for row in digests}
+
+    def _go_on(self, state: State) -> None:
+        self.state = state
+        """All that was learned (edge_s2a.artifact.learned)."""
         self._head = None
         self._update = None  # what `_head` comes from, where single images were added since it was solved
 

@@ -279,11 +279,15 @@ def digest_keys(digests: np.ndarray) -> np.ndarray:
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The place of each of `wanted` in `keys`, or -1."""
-    if not len(keys):
-        return np.full(len(wanted), -1)
-    order = np.argsort(keys)
-    places = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
-    return np.where(keys[places] == wanted, places, -1)
+    # Sorts what is looked for, which may be one image, and not the thousands among which it is.
+    sought, inverse = np.unique(wanted, return_inverse=True)
+    if not len(sought):
+        return np.zeros(0, int)
+    numbers = np.minimum(np.searchsorted(sought, keys), len(sought) - 1)
+    found = np.flatnonzero(sought[numbers] == keys)
+    places = np.full(len(sought), -1)
+    places[numbers[found]] = found
+    return places[inverse]
 
 
 def _refuse_other_labels(folded: np.ndarray, wanted: np.ndarray) -> None:
