@@ -50,7 +50,9 @@ def export(options: ExportOptions) -> dict[str, Any]:
         if classifier.head is None:
             export_onnx(opened, values, classifier.classes, output, int8)
         else:
-            export_learned_onnx(opened, values, *classifier_of(classifier.head), classifier.classes, output, int8)
+            trained = None if classifier.average is None else classifier.average.trained
+            weight, bias = classifier_of(classifier.head)
+            export_learned_onnx(opened, values, weight, bias, classifier.classes, output, int8, trained)
         found = run_onnx(output, {IMAGE: image})
     elif format == "ort-training":
         parameters = export_ort_training(opened, values, output)

@@ -31,6 +31,7 @@ MEMORY_BUDGET = (
 )
 
 NO_ADAPTER = "none"
+MEANS, LEARNED = "means", "learned"  # where a training starts
 
 # -- what several commands share ----------------------------------------------------------------------------
 
@@ -251,6 +252,13 @@ class TrainOptions(ArtifactOptions, StepOptions):
         metavar="SIZE",
         convert=size,
         record="feature_cache_bytes",
+    )
+    start: str = option(
+        "learned: first learn in one pass, then train on three images of four, and keep of both what the others say "
+        "is best; auto: the same where there are images and memory for it; means: train alone, from class means",
+        default=MEANS,
+        choices=(AUTO, LEARNED, MEANS),
+        decides_result=True,
     )
     resume: bool = option("continue from RUN/checkpoint", default=False)
     resume_or_start: bool = option(

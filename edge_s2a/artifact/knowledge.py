@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.adapter import check_shapes
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.learned import DRIFT_IMAGES, UNKNOWN_RATES, Familiar, Head, Measured, State
@@ -26,7 +25,6 @@ from edge_s2a.artifact.learned_tensors import (
     require,
     state_of,
     tensors_of,
-    whole,
 )
 from edge_s2a.artifact.learning_files import KNOWLEDGE_FORMAT, RECORD
 from edge_s2a.artifact.manifest import Manifest, has_type
@@ -34,11 +32,20 @@ from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import FORMATS, Layout
 from edge_s2a.errors import UserError
 
-HEAD, FAMILIAR, ADAPTER = "head.", "familiar.", "adapter:"
+HEAD, FAMILIAR, ADAPTER, TRAINED = "head.", "familiar.", "adapter:", "trained:"
 MOST_IMAGES = 1 << 40
 HEAD_DIGEST, DIGEST = "head_sha256", "sha256"
 # The head's values that are no arrays, but for the classes, which the state has as well.
 NUMBERS = {"kind": str, "groups": int, "ridge": float, "temperature": float}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter that answers beside the closed form: logarithms of probabilities are averaged."""
+
+    adapter: Mapping[str, np.ndarray]
+    classes: list[str]  # in the order of its logits; those of the closed form in any order
+    share: float  # of the average that is the adapter's, above 0 and at most 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Knowledge:
     artifact: str  # path of the artifact when it was learned
     # What learning says of itself, as JSON: edge_s2a.run.schema.LearningSummary.
     record: Mapping[str, Any] = field(default_factory=dict)
+    trained: Trained | None = None
 
 
 def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None:
@@ -61,6 +69,10 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
     if head.familiar is not None:
         told |= {FAMILIAR + name: getattr(head.familiar, name) for name in _shapes_of_familiar(0, 0)}
     told |= {ADAPTER + name: array for name, array in knowledge.adapter.items()}
+    trained = knowledge.trained
+    if trained is not None:
+        assert sorted(trained.classes) == state.classes, "both know the same classes"
+        told |= {TRAINED + name: array for name, array in trained.adapter.items()}
     numbers = {name: getattr(head, name) for name in NUMBERS}
     metadata = {
         "format": KNOWLEDGE_FORMAT,
@@ -74,6 +86,8 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
         RECORD: json.dumps(knowledge.record),
         "head": json.dumps(numbers | {"measured": None if head.measured is None else asdict(head.measured)}),
     }
+    if trained is not None:
+        metadata["trained"] = json.dumps({"share": trained.share, "classes": trained.classes})
     metadata[HEAD_DIGEST] = tensors.digest(told, metadata)
     with atomic_writer(path) as file:
         tensors.write_with_digest(file, told | tensors_of(state), metadata)
@@ -91,17 +105,24 @@ def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
         raise UserError(f"{opened.where} is damaged: its checksum is wrong; use another copy")
     try:
         state = state_of(opened.tensors, opened.layout, opened.classes, opened.folded_groups)
-        head, record = _head(opened), _record(opened)
-        if (head.counts != state.counts).any():
-            raise ValueError(f"a head of {head.images} images for {state.counts.sum()}")
+        taught, record = _taught(opened, manifest), _record(opened)
+        if (taught.head.counts != state.counts).any():
+            raise ValueError(f"a head of {taught.head.images} images for {state.counts.sum()}")
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(opened, error) from error
-    return Knowledge(state, head, _adapter(opened, manifest), opened.metadata["artifact"], record)
+    return Knowledge(state, taught.head, taught.adapter, opened.metadata["artifact"], record, taught.trained)
 
 
-def load_head(path: Path, manifest: Manifest) -> tuple[Head, dict[str, np.ndarray]]:
-    """(classifier, adapter) of a knowledge file, without what it was learned from. The adapter is empty if there is
-    none. Raises UserError as `load_knowledge` does."""
+class Taught(NamedTuple):
+    """What answers of a knowledge file, without what it was learned from."""
+
+    head: Head
+    adapter: dict[str, np.ndarray]  # that the features are computed with; empty if they are the pretrained model's
+    trained: Trained | None
+
+
+def load_taught(path: Path, manifest: Manifest) -> Taught:
+    """Reads the classifier of a knowledge file. Raises UserError as `load_knowledge` does."""
     opened = _open(path, manifest)
     _require_tensors(opened, opened.told)
     metadata = {key: text for key, text in opened.metadata.items() if key not in (HEAD_DIGEST, DIGEST)}
@@ -109,10 +130,9 @@ def load_head(path: Path, manifest: Manifest) -> tuple[Head, dict[str, np.ndarra
     if tensors.digest(told, metadata) != opened.metadata.get(HEAD_DIGEST):
         raise UserError(f"{opened.where} is damaged: its checksum is wrong; use another copy")
     try:
-        head = _head(opened)
+        return _taught(opened, manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(opened, error) from error
-    return head, _adapter(opened, manifest)
 
 
 def is_knowledge(path: Path) -> bool:
@@ -211,8 +231,9 @@ def _told(found: Mapping[str, Rows], layout: Layout, classes: Sequence[str], man
     if any(name.startswith(FAMILIAR) for name in found):
         shapes = _shapes_of_familiar(len(classes), layout.width)
         told |= {FAMILIAR + name: expected for name, expected in shapes.items()}
-    if any(name.startswith(ADAPTER) for name in found):
-        told |= {ADAPTER + name: ("float32", tuple(shape)) for name, shape in manifest.adapter_shapes.items()}
+    for prefix in (ADAPTER, TRAINED):
+        if any(name.startswith(prefix) for name in found):
+            told |= {prefix + name: ("float32", tuple(shape)) for name, shape in manifest.adapter_shapes.items()}
     return told
 
 
@@ -232,6 +253,11 @@ def _malformed(opened: Opened, error: Exception) -> UserError:
 
 def _finite(opened: Opened, name: str) -> np.ndarray:
     return finite(opened.tensors, name)
+
+
+def _taught(opened: Opened, manifest: Manifest) -> Taught:
+    """Raises ValueError, KeyError or TypeError for values that no classifier has."""
+    return Taught(_head(opened), _adapter(opened), _trained(opened, manifest))
 
 
 def _head(opened: Opened) -> Head:
@@ -289,10 +315,20 @@ def _familiar(opened: Opened) -> Familiar | None:
     return Familiar(**arrays)
 
 
-def _adapter(opened: Opened, manifest: Manifest) -> dict[str, np.ndarray]:
-    adapter = {
-        name.removeprefix(ADAPTER): whole(opened.tensors[name]) for name in opened.told if name.startswith(ADAPTER)
-    }
-    if adapter:
-        check_shapes(adapter, manifest, opened.where)
-    return adapter
+def _adapter(opened: Opened, prefix: str = ADAPTER) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): _finite(opened, name) for name in opened.told if name.startswith(prefix)}
+
+
+def _trained(opened: Opened, manifest: Manifest) -> Trained | None:
+    adapter = _adapter(opened, TRAINED)
+    if not adapter:
+        return None
+    values = parse_json(opened.metadata["trained"])
+    if not isinstance(values, dict) or set(values) != {"share", "classes"}:
+        raise ValueError("other fields of the trained adapter")
+    share, classes = values["share"], values["classes"]
+    if not has_type(float, share) or not 0 < share <= 1:
+        raise ValueError("an impossible share of the trained adapter")
+    if not has_type(list[str], classes) or sorted(classes) != opened.classes or len(classes) != manifest.num_classes:
+        raise ValueError("a trained adapter of other classes")
+    return Trained(adapter, classes, share)

@@ -1,6 +1,6 @@
 """Tells the classes of images: with a trained adapter, or with what was learned in one pass."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -9,9 +9,10 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.artifact.knowledge import is_knowledge, load_head
+from edge_s2a.artifact.knowledge import Taught, is_knowledge, load_taught
 from edge_s2a.artifact.learned import Head
 from edge_s2a.artifact.program import TO_LEARN
+from edge_s2a.device.average import Average, average_bytes
 from edge_s2a.device.closed_form.solve import scores
 from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.micro_batches import read_batches
@@ -35,13 +36,15 @@ class Classifier:
     runtime: Runtime
     classes: list[str]
     head: Head | None  # None: an adapter, whose head is in the engine
+    average: Average | None = None  # with a trained adapter, where the knowledge file has one
 
     def answer(self, inputs: Inputs) -> Answer:
         if self.head is None:
             return Answer(self.runtime.logits(inputs), None)
         assert isinstance(inputs, np.ndarray), "taps are of images"
         features = taps_of(self.runtime.engine, inputs).features
-        return Answer(scores(self.head, features), features)
+        learned = scores(self.head, features)
+        return Answer(learned if self.average is None else self.average.logits(learned, inputs), features)
 
     def logits(self, inputs: Inputs) -> np.ndarray:
         """float32 (batch, classes)."""
@@ -59,22 +62,23 @@ def load_classifier(artifact: Path, taught: Path, budget_bytes: int, settings: E
     Raises BudgetError if not even one image at a time fits, UserError if the file does not fit the artifact.
     """
     if is_knowledge(taught):
-        head, adapter = load_head(taught, Artifact(artifact).manifest)
-        return Classifier(load_taps(artifact, budget_bytes, settings, adapter), head.classes, head)
+        known = load_taught(taught, Artifact(artifact).manifest)
+        runtime, classes = load_taps(artifact, budget_bytes, settings, known), known.head.classes
+        average = None if known.trained is None else Average(runtime.engine, known.trained, classes)
+        return Classifier(runtime, classes, known.head, average)
     runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
     tensors, classes = load_adapter(taught, runtime.artifact.manifest)
     copy_into(runtime.engine.adapter, tensors)
     return Classifier(runtime, classes, None)
 
 
-def load_taps(
-    artifact: Path, budget_bytes: int, settings: EngineSettings, adapter: Mapping[str, np.ndarray] | None = None
-) -> Runtime:
-    """The artifact for features of images alone, of the pretrained model or of one with a trained adapter, within a
+def load_taps(artifact: Path, budget_bytes: int, settings: EngineSettings, taught: Taught | None = None) -> Runtime:
+    """The artifact for features of images alone, of the pretrained model or as a knowledge file has them, within a
     memory budget. Raises BudgetError if not even one image at a time fits."""
     measurement = measure_loaded(artifact, settings, TO_LEARN)
-    plan = within_budget(lambda limit: measurement.plan(limit, INFERENCE_BATCH_SIZE, {}), budget_bytes)
+    held_bytes = average_bytes(taught.trained if taught else None)
+    plan = within_budget(lambda limit: measurement.plan(limit, INFERENCE_BATCH_SIZE, held_bytes), budget_bytes)
     runtime = load_planned(artifact, settings, TO_LEARN, plan)
-    if adapter:
-        copy_into(runtime.engine.adapter, adapter)
+    if taught and taught.adapter:
+        copy_into(runtime.engine.adapter, taught.adapter)
     return runtime

@@ -14,11 +14,12 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.artifact.knowledge import Knowledge, load_knowledge, save_knowledge
+from edge_s2a.artifact.knowledge import Knowledge, Trained, load_knowledge, save_knowledge
 from edge_s2a.artifact.learned import DIGEST_BYTES, Head, Kept, State
 from edge_s2a.artifact.program import TO_LEARN
 from edge_s2a.artifact.rows import pick
 from edge_s2a.codec.features import Layout, encode
+from edge_s2a.device.average import Average
 from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.closed_form.drift import Drift, Recent
 from edge_s2a.device.closed_form.form import choose_form
@@ -109,6 +110,7 @@ class Learner:
         self.engine, self.collator = self.runtime.engine, self.runtime.collator
         self._reader = Reader(self.manifest.preprocessing, [], self.plan.decode_limit_bytes)
         self._adapter: Mapping[str, np.ndarray] = {}
+        self._average: Average | None = None
         if options.adapter is not None:
             self._use_adapter(load_adapter(Path(options.adapter), self.manifest)[0])
         self._journal = Journal(None, self.layout)
@@ -154,6 +156,12 @@ class Learner:
     def images(self) -> int:
         """Images that were learned."""
         return int(self.state.counts.sum())
+
+    @property
+    def trained(self) -> Trained | None:
+        """The adapter that answers beside the closed form: of the knowledge file that was loaded, as long as the
+        classes are still those that it was trained for."""
+        return None if self._average is None else self._average.trained
 
     @property
     def skipped(self) -> list[str]:
@@ -263,6 +271,8 @@ class Learner:
     def _go_on(self, state: State) -> None:
         self.state = state
         """All that was learned (edge_s2a.artifact.learned)."""
+        if self._average is not None and sorted(self._average.trained.classes) != state.classes:
+            self._average = None
         self._head = None
         self._update = None  # what `_head` comes from, where single images were added since it was solved
 
@@ -320,7 +330,8 @@ class Learner:
 
     def predict(self, image: ImageLike, top: int = 1) -> list[Prediction]:
         """Returns the `top` likeliest classes of an image. Raises UserError if it cannot be read."""
-        return likeliest(self.classes, scores(self.head, self.features(image))[0], top)
+        self.collator.add(self._reader.required_pixels(image))
+        return likeliest(self.classes, self.logits(self.collator.inputs())[0], top)
 
     def is_unknown(self, image: ImageLike, rate: float = 0.05) -> bool:
         """Whether an image is unlike all classes that were learned. rate: the share of images of known classes that is
@@ -334,7 +345,9 @@ class Learner:
 
     def logits(self, inputs: Inputs) -> np.ndarray:
         """float32 (batch, classes) of a micro-batch: scores whose softmax are the probabilities."""
-        return scores(self.head, self._features(inputs))
+        learned = scores(self.head, self._features(inputs))
+        assert isinstance(inputs, np.ndarray), "taps are of images"
+        return learned if self._average is None else self._average.logits(learned, inputs)
 
     def _features(self, inputs: Inputs) -> np.ndarray:
         assert isinstance(inputs, np.ndarray), "taps are of images"
@@ -369,7 +382,7 @@ class Learner:
         """The same, and it says this of itself. What `predict` saw last is forgotten: it was compared with what the
         file held before."""
         artifact = str(Path(self.options.artifact).resolve())
-        knowledge = Knowledge(self.state, self.head, self._adapter, artifact, to_json(summary))
+        knowledge = Knowledge(self.state, self.head, self._adapter, artifact, to_json(summary), self.trained)
         save_knowledge(path, knowledge, self.manifest)
         remove_recent(path)
 
@@ -397,8 +410,11 @@ class Learner:
         if knowledge.state.layout != self.layout:
             self.layout = knowledge.state.layout
             self._journal = Journal(None, self.layout)
+        self._average = None
         self.become(knowledge.state)
         self._head = self._previous = knowledge.head
+        if knowledge.trained is not None:
+            self._average = Average(self.engine, knowledge.trained, self.classes)
 
 
 def adapter_identity(adapter: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
+from edge_s2a.artifact.knowledge import Trained
 from edge_s2a.codec.features import Layout
+from edge_s2a.device.average import average_bytes
 from edge_s2a.device.closed_form.form import Form, Kind, choose_form, sums_bytes_of, work_bytes
 from edge_s2a.device.load import INFERENCE_BATCH_SIZE, Measurement
 from edge_s2a.device.memory.budget import MemoryPlan
@@ -19,6 +21,7 @@ class Expected(NamedTuple):
     folded: int  # images that are folded into sums
     folded_groups: int | None  # of the sums; None where there are none
     classes: int
+    trained: Trained | None = None  # that answers beside the closed form
 
 
 class LearningPlan(NamedTuple):
@@ -39,7 +42,8 @@ def plan_learning(measurement: Measurement, layout: Layout, expected: Expected, 
     images_bytes = IMAGE_BYTES * (expected.kept + expected.folded)
 
     def plan(limit_bytes: int, batch_size: int, form_bytes: int) -> MemoryPlan:
-        return measurement.plan(limit_bytes, batch_size, {"images": images_bytes, "closed form": form_bytes})
+        held_bytes = {"images": images_bytes, "closed form": form_bytes} | average_bytes(expected.trained)
+        return measurement.plan(limit_bytes, batch_size, held_bytes)
 
     # What one image at a time takes, and not a byte more.
     available_bytes = budget_bytes - plan(0, 1, 0).predicted_peak_bytes

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from edge_s2a.run.knowledge import partial_of
 from edge_s2a.run.progress import Progress
 from edge_s2a.sizes import format_size
 
+Validate = Callable[[Path, Learner], dict[str, Any]]
+"""Returns accuracy and loss on the validation images of a path, as `evaluate` does."""
 
-def learn(options: LearnOptions) -> dict[str, Any]:
+
+def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, Any]:
     """Learns what the options name, writes the knowledge file, and returns the summary: the file's record, which then
     counts writing it, too, "skipped" (image -> why it could not be used) and "output".
 
@@ -61,9 +65,11 @@ def learn(options: LearnOptions) -> dict[str, Any]:
         learned = Learned(0, 0, 0)
         if dataset is not None:
             learned = learn_dataset(learner, dataset, partial_of(output), progress)
+        if before is not None and before.trained is not None and learner.trained is None:
+            progress.message("the trained adapter knows other classes, and is left out; train again to have one")
         if not learner.images:
             raise UserError("no image is left to learn from; give --data with images that can be read")
-        validation = None if val_path is None else validate(val_path, learner)
+        validation = None if val_path is None else (validate or evaluate_on)(val_path, learner)
         summary = dataclasses.replace(
             learner.summary(),
             new_images=learned.new,
@@ -125,7 +131,7 @@ def expected(
     folded = len(state.folded.labels) if state.folded else 0
     kept = min(images - folded, int(options.storage) // state.layout.row_bytes)
     groups = state.folded.groups if state.folded else (len(state.layout.taps) if kept < images else None)
-    return Expected(kept, images - kept, groups, len(classes))
+    return Expected(kept, images - kept, groups, len(classes), before.trained if before else None)
 
 
 def learn_dataset(learner: Learner, dataset: Dataset, journal: Path, progress: Progress) -> Learned:
@@ -161,7 +167,7 @@ def require_known_classes(path: Path | None, classes: set[str]) -> None:
         )
 
 
-def validate(path: Path, learner: Learner) -> dict[str, Any]:
+def evaluate_on(path: Path, learner: Learner) -> dict[str, Any]:
     """Accuracy and loss on the validation images."""
     return evaluate(learner.logits, learner.collator, open_dataset(path, "val", learner.classes, None))
 

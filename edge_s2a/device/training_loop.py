@@ -32,7 +32,7 @@ from edge_s2a.errors import UserError
 from edge_s2a.option import record, result_options
 from edge_s2a.options import StepOptions
 from edge_s2a.run.progress import Progress
-from edge_s2a.run.schema import EpochLine, MetricsLine, RunFacts, StepLine, Summary
+from edge_s2a.run.schema import ComparedFacts, EpochLine, MetricsLine, RunFacts, StepLine, Summary
 from edge_s2a.sizes import format_size
 
 if TYPE_CHECKING:
@@ -152,8 +152,9 @@ class TrainingLoop:
             steps=self.length.total_steps, resumed_at_step=self.position.step,
         )  # fmt: skip
 
-    def finish(self) -> Summary:
-        """Returns the summary of a training that has ended; it is also the last file that the folder gets."""
+    def finish(self, compared: ComparedFacts | None = None) -> Summary:
+        """Returns the summary of a training that has ended; it is also the last file that the folder gets. compared:
+        with what was learned in one pass."""
         position, plan, manifest, skipped = self.position, self.trainer.plan, self.trainer.manifest, self.skipped()
         summary = Summary(
             steps=position.step,
@@ -175,6 +176,7 @@ class TrainingLoop:
             skipped_images=len(skipped),
             skipped=skipped,
             output="" if self.folder is None else str(self.folder.path),
+            compared=compared,
         )
         if self.folder is not None:
             self.folder.finish(summary)

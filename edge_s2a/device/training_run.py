@@ -8,6 +8,7 @@ from typing import Any
 from edge_s2a.device.data.dataset import has_split, open_dataset
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.images.dataset import DatasetImages
+from edge_s2a.device.learned_start import compare, is_due, learn_first, learned_before, without_held_out
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
@@ -32,9 +33,21 @@ def train(options: TrainOptions) -> dict[str, Any]:
     planned, both with a checkpoint of the last step: then call again, in a fresh process, with resume=True and the
     budget that the error names.
     """
+    if is_due(options):
+        learn_first(options)
+    return train_adapter(options)
+
+
+def train_adapter(options: TrainOptions) -> dict[str, Any]:
+    """The same without what comes before a training that starts from what one pass teaches."""
     with RunFolder(Path(options.output)) as folder, Interruption() as interruption:
         trainer = Trainer(**common(options, TrainerOptions))
         images, validation = open_images(options, trainer)
+        everything = images.dataset
+        learned = learned_before(options, trainer.classes, everything)
+        if learned is not None:
+            rest = without_held_out(everything, options.seed)
+            images = DatasetImages(rest, trainer.runtime, options.augment, options.seed)
         length = length_of(options, images.count)
         progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
         describe(progress, trainer, images)
@@ -49,7 +62,12 @@ def train(options: TrainOptions) -> dict[str, Any]:
         else:
             loop.begin(options.seed)
         loop.run()
-        return to_json(loop.finish())
+        if learned is None:
+            return to_json(loop.finish())
+        if validation is not None:
+            trainer.adapter = loop.best
+        compared = compare(options, trainer, learned, everything, validation.dataset if validation else None)
+        return to_json(loop.finish(compared))
 
 
 def open_images(options: TrainOptions, trainer: Trainer) -> tuple[DatasetImages, DatasetImages | None]:

@@ -13,6 +13,7 @@ from edge_s2a.run.convert import decimals, from_json, significant
 
 RUN, METRICS, PREDICTIONS, SUMMARY = "run.json", "metrics.jsonl", "predictions.jsonl", "summary.json"
 ADAPTER, BEST = "adapter.safetensors", "best.safetensors"
+LEARNED_FIRST, ANSWERS = "learned.safetensors", "answers.safetensors"  # of a training that starts from them
 CHECKPOINT, FEATURES, LOCK = "checkpoint", "features.cache", "lock"
 # After the name of a knowledge file: features of images on their way into it, and what `predict` saw last.
 PARTIAL, RECENT = ".partial", ".recent.json"
@@ -208,6 +209,22 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
+class ComparedFacts:
+    """What held-out training images say of the classifier that was learned in one pass, of the trained adapter, and of
+    what RUN/best.safetensors holds: one of them, or the average of both."""
+
+    images: int | None  # held out
+    share: float | None  # of the trained adapter in the average: 0 where it is left out, 1 where it is alone
+    learned_accuracy: float | None
+    trained_accuracy: float | None
+    accuracy: float | None  # of the average
+    learned_seconds: float | None = field(metadata=decimals(3))  # that learning in one pass took
+    learned_peak_rss_bytes: int | None
+    learned_val_accuracy: float | None  # of the classifier that was learned in one pass; None without validation
+    val_accuracy: float | None  # of RUN/best.safetensors; None without validation, or without the memory for it
+
+
+@dataclass(frozen=True)
 class Summary:
     """How a finished run ended: the whole of summary.json."""
 
@@ -230,6 +247,7 @@ class Summary:
     skipped_images: int | None
     skipped: dict[str, str]  # image -> why it could not be used
     output: str | None  # the folder of the run
+    compared: ComparedFacts | None = None  # None where the training did not start from what was learned in one pass
 
 
 # -- learning in one pass ------------------------------------------------------------------------------

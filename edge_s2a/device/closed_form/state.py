@@ -209,6 +209,14 @@ def forget_image(state: State, prefix: str) -> State:
     return _with_used_classes(replace(state, kept=_chosen(state.kept, np.flatnonzero(~is_meant))))
 
 
+def leave_out(state: State, digests: np.ndarray) -> tuple[State, Kept]:
+    """(the state without these images, what it kept of them). digests: uint8 (images, DIGEST_BYTES); those that are not
+    kept do not matter."""
+    is_left_out = _find(digest_keys(digests), digest_keys(state.kept.digests)) >= 0
+    rest = replace(state, kept=_chosen(state.kept, np.flatnonzero(~is_left_out)))
+    return _with_used_classes(rest), _chosen(state.kept, np.flatnonzero(is_left_out))
+
+
 def rename(state: State, old: str, new: str) -> State:
     """The state with class `old` under another name; if there is a class of that name already, the two become one.
     Raises UserError if there is no class `old`."""

@@ -69,6 +69,30 @@ def add_call(unrolled: Unrolled, graph: GraphProto, call: program.Call, prefix: 
         unrolled.nodes.append(copy)
 
 
+def renamed(unrolled: Unrolled, prefix: str) -> Unrolled:
+    """The same graph with `prefix` before the name of every value but the image and the frozen weights, so that it can
+    stand beside another one of the same artifact."""
+
+    def named(value: str) -> str:
+        return value if not value or value == IMAGE or value in unrolled.frozen else prefix + value
+
+    nodes, values = [], {}
+    for node in unrolled.nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.name = prefix + node.name
+        copy.input[:] = map(named, node.input)
+        copy.output[:] = map(named, node.output)
+        nodes.append(copy)
+    for name, value in unrolled.values.items():
+        info = ValueInfoProto()
+        info.CopyFrom(value)
+        info.name = named(name)
+        values[info.name] = info
+    constants = {named(name): array for name, array in unrolled.constants.items()}
+    return Unrolled(nodes, constants, unrolled.frozen, values)
+
+
 def fold(unrolled: Unrolled, keep: tuple[str, ...] = ()) -> None:
     """Computes, with the engine, what depends on constants alone. Operators of the kinds `keep`, and what reads their
     results, stay."""

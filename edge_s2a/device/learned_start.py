@@ -1,0 +1,223 @@
+"""Starts a training from what one pass teaches, and keeps what is trained only where it is better.
+
+`learn_first` learns all training images in one pass, and has the closed form answer for some of them as if it had not
+learned these. The training leaves them out, and `compare` has them judge. RUN/best.safetensors is then a knowledge
+file: what was learned, with the trained adapter beside it if that makes the answers better; or the adapter, if it is
+best alone.
+"""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_s2a.artifact.adapter import save_adapter
+from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.knowledge import Trained, load_knowledge, save_knowledge
+from edge_s2a.artifact.learned import DIGEST_BYTES, State
+from edge_s2a.codec.features import decode
+from edge_s2a.device.closed_form import state as states
+from edge_s2a.device.closed_form.form import Form, choose_form
+from edge_s2a.device.closed_form.solve import scores, solve
+from edge_s2a.device.data.dataset import Dataset, open_dataset
+from edge_s2a.device.data.decoding import UnusableImage
+from edge_s2a.device.data.micro_batches import read_batches
+from edge_s2a.device.data.pixels import image_digest
+from edge_s2a.device.evaluate import score
+from edge_s2a.device.held_out import (
+    Answers,
+    Learned,
+    accuracy_of,
+    choose_places,
+    judge,
+    load_learned,
+    no_answers,
+    save_learned,
+)
+from edge_s2a.device.learner import Learner
+from edge_s2a.device.learning_run import learn
+from edge_s2a.device.memory.available import parse_budget
+from edge_s2a.device.memory.budget import RUN_RESERVE_BYTES
+from edge_s2a.device.memory.process import resident_bytes
+from edge_s2a.device.run_folder import RunFolder
+from edge_s2a.device.trainer import Trainer
+from edge_s2a.errors import BudgetError, UserError
+from edge_s2a.option import common
+from edge_s2a.options import LEARNED, MEANS, LearnOptions, TrainOptions
+from edge_s2a.run.progress import Progress
+from edge_s2a.run.schema import ANSWERS, BEST, LEARNED_FIRST, ComparedFacts
+
+DECODED_ROWS = 64
+
+
+def is_due(options: TrainOptions) -> bool:
+    """Whether a training is to start from what one pass teaches, and that has not been learned yet."""
+    is_continued = options.resume or options.resume_or_start
+    return options.start != MEANS and not (is_continued and (Path(options.output) / ANSWERS).exists())
+
+
+# -- before the training -------------------------------------------------------------------------------
+
+
+def learn_first(options: TrainOptions) -> None:
+    """Leaves in RUN what one pass over the training images teaches, and what it says of those that are held out.
+
+    Where there are no images to spare, or with "auto" too little memory, it leaves no images to compare by. Raises as
+    `learn` does: the same call then goes on from there.
+    """
+    run = Path(options.output)
+    with RunFolder(run) as folder:
+        if not (options.resume or options.resume_or_start):
+            folder.begin()
+        dataset = open_dataset(Path(options.data), "train", None, None)
+        try:
+            learned = learn_and_answer(options, dataset)
+        except BudgetError as error:
+            if options.start == LEARNED:
+                raise
+            Progress(1, 0, options.quiet).message(f"training starts without learning in one pass: {error}")
+            nothing = no_answers(len(dataset.classes))
+            learned = Learned(sorted(dataset.classes), nothing, nothing)
+        save_learned(run / ANSWERS, learned)
+
+
+def learn_and_answer(options: TrainOptions, dataset: Dataset) -> Learned:
+    """Writes the knowledge file. Raises BudgetError if there is too little memory."""
+    output = Path(options.output) / LEARNED_FIRST
+    validation = no_answers(len(dataset.classes))
+
+    def validate(path: Path, learner: Learner) -> dict[str, Any]:
+        nonlocal validation
+        validation = answers_of(path, learner)
+        right, loss = score(validation.logits, validation.labels)
+        count = len(validation.labels)
+        return {"accuracy": right / count if count else None, "loss": loss / count if count else None}
+
+    learn(LearnOptions(**{**common(options, LearnOptions), "source": options.artifact, "output": output}), validate)
+    knowledge = load_knowledge(output, Artifact(Path(options.artifact)).manifest)
+    held_out = answers_for_held_out(options, dataset, knowledge.state)
+    return Learned(knowledge.state.classes, held_out, validation)
+
+
+def answers_of(path: Path, learner: Learner) -> Answers:
+    """What the classifier says of validation images."""
+    dataset = open_dataset(path, "val", learner.classes, None)
+    found = no_answers(len(learner.classes))
+    places, logits = [found.places], [found.logits]
+    for indices, inputs in read_batches(dataset, range(len(dataset.samples)), learner.collator):
+        places.append(np.array(indices))
+        logits.append(learner.logits(inputs))
+    chosen = np.concatenate(places)
+    return Answers(chosen, labels_of(dataset)[chosen], np.concatenate(logits))
+
+
+def answers_for_held_out(options: TrainOptions, dataset: Dataset, state: State) -> Answers:
+    """The closed form of the other images answers for those that are held out. Raises BudgetError if there is no memory
+    for it."""
+    places, digests = readable(dataset, choose_places(labels_of(dataset), options.seed))
+    rest, left_out = states.leave_out(state, digests)
+    if rest.classes != state.classes or not len(left_out.labels):
+        return no_answers(len(state.classes))
+    head = solve(rest, form_within(rest, options))
+    logits = [
+        scores(head, decode(left_out.codes[start : start + DECODED_ROWS], rest.layout))
+        for start in range(0, len(left_out.labels), DECODED_ROWS)
+    ]
+    place_of = dict(zip((digest.tobytes() for digest in digests), places, strict=True))
+    judged = np.array([place_of[digest.tobytes()] for digest in left_out.digests])
+    return Answers(judged, left_out.labels, np.concatenate(logits))
+
+
+def readable(dataset: Dataset, places: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """(those of the places whose files can be read, their digests uint8 (images, DIGEST_BYTES))."""
+    found: list[int] = []
+    digests: list[bytes] = []
+    for place in places.tolist():
+        with contextlib.suppress(UnusableImage):
+            digests.append(image_digest(dataset, place)[:DIGEST_BYTES])
+            found.append(place)
+    return found, np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def form_within(state: State, options: TrainOptions) -> Form:
+    """The form for a state, in the memory that is left. Raises BudgetError if there is none."""
+    groups = state.folded.groups if state.folded else None
+    available_bytes = parse_budget(options.memory_budget) - resident_bytes() - RUN_RESERVE_BYTES
+    form = choose_form(len(state.kept.labels), groups, state.layout, len(state.classes), available_bytes)
+    if form is None:
+        raise BudgetError(
+            "the memory budget leaves too little to learn without the images that are held out; give a larger "
+            "--memory-budget, or --start means",
+            parse_budget(options.memory_budget) - available_bytes,
+        )
+    return form
+
+
+def labels_of(dataset: Dataset) -> np.ndarray:
+    return np.array([sample.label for sample in dataset.samples])
+
+
+# -- the training --------------------------------------------------------------------------------------
+
+
+def learned_before(options: TrainOptions, classes: list[str], dataset: Dataset) -> Learned | None:
+    """What `learn_first` left; None where there is nothing to compare by. Raises UserError where it was of other
+    images."""
+    if options.start == MEANS:
+        return None
+    learned = load_learned(Path(options.output) / ANSWERS)
+    if not len(learned.held_out.places):
+        return None
+    places = choose_places(labels_of(dataset), options.seed)
+    if learned.classes != sorted(classes) or not np.isin(learned.held_out.places, places).all():
+        raise UserError(f"{options.data} has other images than when {options.output} was begun; begin again")
+    return learned
+
+
+def without_held_out(dataset: Dataset, seed: int) -> Dataset:
+    """The images that are left to train on."""
+    held_out = set(choose_places(labels_of(dataset), seed).tolist())
+    samples = [sample for place, sample in enumerate(dataset.samples) if place not in held_out]
+    return dataclasses.replace(dataset, samples=samples, digests={})
+
+
+def compare(
+    options: TrainOptions, trainer: Trainer, learned: Learned, dataset: Dataset, validation: Dataset | None
+) -> ComparedFacts:
+    """Writes what is best of the adapter, as the trainer has it now, and what was learned to RUN/best.safetensors, and
+    says what the held-out images, of which `dataset` is the whole, say of both."""
+    run, adapter = Path(options.output), trainer.adapter
+    verdict = judge(*both_answers(trainer, learned.classes, learned.held_out, dataset))
+    knowledge = load_knowledge(run / LEARNED_FIRST, trainer.manifest)
+    if verdict.share == 1:
+        save_adapter(run / BEST, adapter, trainer.manifest, trainer.classes)
+    else:
+        trained = Trained(adapter, list(trainer.classes), verdict.share) if verdict.share else None
+        save_knowledge(run / BEST, dataclasses.replace(knowledge, trained=trained), trainer.manifest)
+    val_accuracy = None
+    if validation is not None:
+        answers, logits = both_answers(trainer, learned.classes, learned.validation, validation)
+        val_accuracy = accuracy_of(answers, logits, verdict.share) if len(logits) else None
+    return ComparedFacts(
+        **verdict._asdict(),
+        learned_seconds=knowledge.record.get("seconds"),
+        learned_peak_rss_bytes=knowledge.record.get("peak_rss_bytes"),
+        learned_val_accuracy=knowledge.record.get("val_accuracy"),
+        val_accuracy=val_accuracy,
+    )
+
+
+def both_answers(
+    trainer: Trainer, classes: list[str], answers: Answers, dataset: Dataset
+) -> tuple[Answers, np.ndarray]:
+    """(answers of the closed form, logits float32 (images, classes) of the adapter) for the images that can still be
+    read, both in the order of `classes`."""
+    order = [trainer.classes.index(name) for name in classes]
+    logits = np.full(answers.logits.shape, np.nan, np.float32)
+    row_of = {place: row for row, place in enumerate(answers.places.tolist())}
+    for places, inputs in read_batches(dataset, list(row_of), trainer.collator):
+        logits[[row_of[place] for place in places]] = trainer.runtime.logits(inputs)[:, order]
+    is_read = np.isfinite(logits.sum(1))
+    return answers.only(is_read), logits[is_read]
