@@ -47,7 +47,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
         ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
         ("val accuracy", percent(accuracy, "no validation data")),
         ("best accuracy", percent(best, "that of the start")),
-        *compared_rows(summary["compared"]),
+        *compared_rows(summary.get("compared")),
         ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
         ("measured peak", format_size(summary["peak_rss_bytes"])),

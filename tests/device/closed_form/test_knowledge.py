@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.knowledge import (
     Knowledge,
+    Trained,
     artifact_of,
     is_knowledge,
-    load_head,
     load_knowledge,
+    load_taught,
     save_knowledge,
 )
 from edge_s2a.artifact.learned import Familiar, Head, Kept
@@ -31,17 +32,22 @@ from tests.device.closed_form.images import TAPS, contents, images_of, layout_of
 from tests.field.fuzz import JUNK, mutated_bytes, mutated_json, mutated_member
 
 NAMES = ["cat", "dog", "bée"]
-MANIFEST = SimpleNamespace(model="vit", model_digest="d1", taps=TAPS, adapter_shapes={"head.bias": [3], "a.up": [2, 4]})
+MANIFEST = SimpleNamespace(
+    model="vit", model_digest="d1", taps=TAPS, adapter_shapes={"head.bias": [3], "a.up": [2, 4]}, num_classes=3
+)
 RECORD = {"model": "vit", "classes": {"bée": 4}, "left_out_accuracy": 0.5, "confusion": [[1, 2], [3, 4]]}
 ADAPTER = {"head.bias": np.arange(3, dtype=np.float32), "a.up": np.ones((2, 4), np.float32)}
 
 
-def knowledge_of(format="float16", folded=0, groups=3, adapter=False, count=12):
+TRAINED = Trained({name: array + 1 for name, array in ADAPTER.items()}, ["dog", "bée", "cat"], 0.25)
+
+
+def knowledge_of(format="float16", folded=0, groups=3, adapter=False, count=12, trained=None):
     layout = layout_of(format)
     state = add(empty(layout), NAMES, images_of(range(count), [number % 3 for number in range(count)], layout))[0]
     state = fold(state, folded, groups)
     head = solve(state, Form("primal", groups, 8, 0))
-    return Knowledge(state, head, ADAPTER if adapter else {}, "/a/model.s2a", RECORD)
+    return Knowledge(state, head, ADAPTER if adapter else {}, "/a/model.s2a", RECORD, trained)
 
 
 CASES = {
@@ -51,6 +57,8 @@ CASES = {
     "all folded": {"folded": 12},
     "few groups": {"folded": 5, "groups": 2, "format": "int8"},
     "with an adapter": {"adapter": True},
+    "beside a trained adapter": {"trained": TRAINED},
+    "with one, beside another": {"adapter": True, "trained": TRAINED},
 }
 
 
@@ -67,6 +75,12 @@ def assert_equal_heads(found, expected):
         assert (first is None) == (second is None)
         for name in {field.name for field in fields(kind)} - {"familiar"} if second is not None else ():
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def assert_equal_tensors(found, expected):
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def assert_equal_states(found, expected):
@@ -88,12 +102,14 @@ def test_what_is_read_is_what_was_written(written):
     assert_equal_states(found.state, knowledge.state)
     assert_equal_heads(found.head, knowledge.head)
     assert (found.artifact, found.record) == (knowledge.artifact, RECORD)
-    head, adapter = load_head(path, MANIFEST)
-    assert_equal_heads(head, knowledge.head)
-    for some in (found.adapter, adapter):
-        assert set(some) == set(knowledge.adapter)
-        for name, array in knowledge.adapter.items():
-            np.testing.assert_array_equal(some[name], array)
+    taught = load_taught(path, MANIFEST)
+    assert_equal_heads(taught.head, knowledge.head)
+    for some in (found, taught):
+        assert_equal_tensors(some.adapter, knowledge.adapter)
+        assert (some.trained is None) == (knowledge.trained is None)
+        if some.trained is not None:
+            assert (some.trained.share, some.trained.classes) == (0.25, ["dog", "bée", "cat"])
+            assert_equal_tensors(some.trained.adapter, TRAINED.adapter)
     assert is_knowledge(path)
     assert str(artifact_of(path)) == "/a/model.s2a"
 
@@ -110,7 +126,7 @@ def test_what_was_read_goes_on_and_is_written_in_its_own_place(written):
     expected = add(knowledge.state, NAMES, more)[0]
     assert_equal_states(load_knowledge(path, MANIFEST).state, expected)
     assert_equal_heads(
-        load_head(path, MANIFEST)[0],
+        load_taught(path, MANIFEST).head,
         solve(expected, Form("primal", knowledge.head.groups, 8, 0), ridge=knowledge.head.ridge),
     )
 
@@ -167,7 +183,7 @@ def test_a_file_that_was_cut_off_is_refused(written):
         with pytest.raises(UserError):
             load_knowledge(path, MANIFEST)
         with pytest.raises(UserError):
-            load_head(path, MANIFEST)
+            load_taught(path, MANIFEST)
 
 
 def test_a_flipped_bit_is_found(written):
@@ -204,7 +220,7 @@ def test_hostile_files_are_refused_or_read(seed, case, tmp_path):
             rewrite(path, lambda arrays, metadata: mutate_array(arrays, rng))
     answers(path)
     with contextlib.suppress(UserError):
-        load_head(path, MANIFEST)
+        load_taught(path, MANIFEST)
     is_knowledge(path)
 
 
@@ -235,7 +251,9 @@ def rewrite(path, change):
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(arrays, metadata)
     metadata = {key: text for key, text in metadata.items() if "sha256" not in key}
-    told = {name: array for name, array in arrays.items() if name.startswith(("head.", "familiar.", "adapter:"))}
+    told = {
+        name: array for name, array in arrays.items() if name.startswith(("head.", "familiar.", "adapter:", "trained:"))
+    }
     metadata["head_sha256"] = tensors.digest(told, metadata)
     with open(path, "wb") as file:
         tensors.write_with_digest(file, arrays, metadata)
@@ -339,6 +357,40 @@ def test_lies_with_the_right_checksum_are_found(change, message, tmp_path):
     assert "k.safetensors" in str(caught.value)
 
 
+def trained_of(**changes):
+    return metadata_of(trained=json.dumps({"share": 0.25, "classes": ["dog", "bée", "cat"]} | changes))
+
+
+LIES_OF_TRAINED = {
+    "nothing": (lambda arrays, metadata: None, None),
+    "no share": (trained_of(share=0), "an impossible share"),
+    "more than all": (trained_of(share=1.5), "an impossible share"),
+    "text for a share": (trained_of(share="1"), "an impossible share"),
+    "another class": (trained_of(classes=["dog", "bée", "cow"]), "other classes"),
+    "fewer classes": (trained_of(classes=["dog", "bée"]), "other classes"),
+    "numbers for classes": (trained_of(classes=[1, 2, 3]), "other classes"),
+    "other fields": (metadata_of(trained="{}"), "other fields"),
+    "no object": (metadata_of(trained="[]"), "other fields"),
+    "nothing said of it": (lambda arrays, metadata: metadata.pop("trained"), "malformed"),
+    "values that are not finite": (value("trained:a.up", 0, np.nan), "not finite"),
+    "a part of it": (lambda arrays, metadata: arrays.pop("trained:a.up"), "a.up is missing"),
+    "another shape": (array("trained:a.up", lambda old: old[:1]), "a.up"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), LIES_OF_TRAINED.values(), ids=LIES_OF_TRAINED)
+def test_lies_about_the_trained_adapter_are_found(change, message, tmp_path):
+    path = tmp_path / "k.safetensors"
+    save_knowledge(path, knowledge_of(trained=TRAINED), MANIFEST)
+    rewrite(path, change)
+    for read in (load_knowledge, load_taught):
+        if message is None:
+            read(path, MANIFEST)
+            continue
+        with pytest.raises(UserError, match=message):
+            read(path, MANIFEST)
+
+
 def test_a_file_without_a_record_says_nothing_of_itself(tmp_path):
     path = tmp_path / "k.safetensors"
     save_knowledge(path, knowledge_of(), MANIFEST)
@@ -362,7 +414,7 @@ def test_the_head_is_read_without_what_it_was_learned_from(tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1  # a digest: single bytes come last
     path.write_bytes(data)
-    assert_equal_heads(load_head(path, MANIFEST)[0], knowledge.head)
+    assert_equal_heads(load_taught(path, MANIFEST).head, knowledge.head)
     with pytest.raises(UserError, match="its checksum is wrong"):
         load_knowledge(path, MANIFEST)
 
@@ -372,7 +424,11 @@ def test_other_files_are_no_knowledge_files(tmp_path, data):
     path = tmp_path / "k.safetensors"
     path.write_bytes(data)
     assert not is_knowledge(path)
-    for read in (lambda: load_knowledge(path, MANIFEST), lambda: load_head(path, MANIFEST), lambda: artifact_of(path)):
+    for read in (
+        lambda: load_knowledge(path, MANIFEST),
+        lambda: load_taught(path, MANIFEST),
+        lambda: artifact_of(path),
+    ):
         with pytest.raises(UserError, match="safetensors"):
             read()
 
@@ -380,7 +436,7 @@ def test_other_files_are_no_knowledge_files(tmp_path, data):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     for read in (
         lambda: load_knowledge(tmp_path / "k", MANIFEST),
-        lambda: load_head(tmp_path / "k", MANIFEST),
+        lambda: load_taught(tmp_path / "k", MANIFEST),
         lambda: is_knowledge(tmp_path / "k"),
         lambda: is_knowledge(tmp_path),
         lambda: artifact_of(tmp_path / "k"),
