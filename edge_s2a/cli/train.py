@@ -9,6 +9,9 @@ from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
 from edge_s2a.errors import MemoryPressure
 from edge_s2a.options import TrainOptions
+from edge_s2a.run.compared import describe, kept, percent
+from edge_s2a.run.convert import from_json
+from edge_s2a.run.schema import ComparedFacts
 from edge_s2a.sizes import format_size
 
 
@@ -45,8 +48,8 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
     return [
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
         ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
-        ("val accuracy", percent(accuracy, "no validation data")),
-        ("best accuracy", percent(best, "that of the start")),
+        ("val accuracy", "no validation data" if accuracy is None else percent(accuracy)),
+        ("best accuracy", "that of the start" if best is None else percent(best)),
         *compared_rows(summary.get("compared")),
         ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
@@ -57,32 +60,16 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def compared_rows(compared: dict[str, Any] | None) -> list[tuple[str, object]]:
+def compared_rows(values: object) -> list[tuple[str, object]]:
     """Of a training that started from what was learned in one pass."""
+    compared = from_json(ComparedFacts, values)
     if compared is None:
         return []
-    learned, trained, both = (percent(compared[f"{name}accuracy"]) for name in ("learned_", "trained_", ""))
-    learned_val, val = compared["learned_val_accuracy"], compared["val_accuracy"]
-    rows: list[tuple[str, object]] = [
-        (f"{compared['images']} held out", f"learned in one pass {learned}, trained {trained}, kept {both}"),
-        ("kept", kept(compared["share"])),
-    ]
-    if val is not None:
-        rows.append(("val accuracy", f"learned in one pass {percent(learned_val)}, kept {percent(val)}"))
+    rows: list[tuple[str, object]] = [("held out", describe(compared)), ("kept", kept(compared))]
+    if compared.val_accuracy is not None:
+        learned = f"learned in one pass {percent(compared.learned_val_accuracy)}"
+        rows.append(("val accuracy", f"{learned}, kept {percent(compared.val_accuracy)}"))
     return rows
-
-
-def kept(share: float) -> str:
-    """What RUN/best.safetensors holds."""
-    if share == 0:
-        return "what was learned in one pass; training made it no better"
-    if share == 1:
-        return "the trained adapter"
-    return f"both: {100 * share:.0f} % of the answer is the trained adapter's"
-
-
-def percent(accuracy: float | None, otherwise: str = "unknown") -> str:
-    return otherwise if accuracy is None else f"{100 * accuracy:.1f} %"
 
 
 COMMAND = Command("train", "fine-tune the adapter within a memory budget", TrainOptions, run)

@@ -1,5 +1,6 @@
 """Draws a frame about a run: how far it is, how well it learns, and what it takes."""
 
+from edge_s2a.run.compared import describe, kept
 from edge_s2a.run.convert import number
 from edge_s2a.run.events import describe_event
 from edge_s2a.run.schema import StepLine
@@ -48,6 +49,7 @@ def measures(view: View, width: int) -> list[Line]:
         progress(view, width),
         loss(view, width),
         accuracy(view, step),
+        *compared_with_learned(view),
         rates(step),
         memory_of(view, width),
         *([] if step.temperature_c is None else [temperature(view, step.temperature_c)]),
@@ -78,6 +80,13 @@ def accuracy(view: View, step: StepLine) -> Line:
     values = (("val", val), ("best", view.best_accuracy), ("train", train))
     texts = [f"{name} {percent(value)}" for name, value in values if value is not None]
     return labelled("accuracy", Piece("  ".join(texts) or f"step {percent(step.accuracy)}"))
+
+
+def compared_with_learned(view: View) -> list[Line]:
+    compared = None if view.summary is None else view.summary.compared
+    if compared is None:
+        return []
+    return [labelled("held out", Piece(describe(compared))), labelled("kept", Piece(kept(compared)))]
 
 
 def rates(step: StepLine) -> Line:

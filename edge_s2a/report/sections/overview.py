@@ -6,6 +6,7 @@ from typing import Any
 from edge_s2a.report.elements import escaped, gauge, tile
 from edge_s2a.report.record import Memory, Record
 from edge_s2a.report.words import human_time, mib, percent
+from edge_s2a.run.compared import describe, kept
 from edge_s2a.run.times import format_time
 
 
@@ -47,6 +48,9 @@ def learned_tiles(record: Record) -> Iterable[str]:
     accuracies = [epoch.val_accuracy for epoch in epochs if epoch.val_accuracy is not None]
     if accuracies:
         yield tile("Validation accuracy", percent(accuracies[-1]), f"best {percent(max(accuracies))}")
+    compared = record.summary.compared if record.summary else None
+    if compared is not None and compared.accuracy is not None:
+        yield tile("Held-out accuracy", percent(compared.accuracy), f"{describe(compared)}; kept: {kept(compared)}")
     losses = [(epoch.train_loss, epoch.val_loss) for epoch in epochs if epoch.train_loss is not None]
     if losses:
         train, val = losses[-1]
