@@ -11,7 +11,7 @@ from edge_s2a.errors import MemoryPressure
 from edge_s2a.options import TrainOptions
 from edge_s2a.run.compared import describe, kept, percent
 from edge_s2a.run.convert import from_json
-from edge_s2a.run.schema import ComparedFacts
+from edge_s2a.run.schema import CHECKPOINT, TRIAL, ComparedFacts
 from edge_s2a.sizes import format_size
 
 
@@ -30,7 +30,8 @@ def run(options: TrainOptions, output: Output) -> int:
     except KeyboardInterrupt as interruption:
         from edge_s2a.device.checkpoint import has_checkpoint
 
-        if has_checkpoint(Path(options.output) / "checkpoint"):
+        run = Path(options.output)
+        if any(has_checkpoint(folder / CHECKPOINT) for folder in (run, run / TRIAL)):
             raise KeyboardInterrupt("interrupted; a checkpoint was written, --resume continues") from interruption
         raise
     output.show(summary, rows(summary))

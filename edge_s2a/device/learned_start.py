@@ -1,13 +1,14 @@
 """Starts a training from what one pass teaches, and keeps what is trained only where it is better.
 
 `learn_first` learns all training images in one pass, and has the closed form answer for some of them as if it had not
-learned these. The training leaves them out, and `compare` has them judge. RUN/best.safetensors is then a knowledge
-file: what was learned, with the trained adapter beside it if that makes the answers better; or the adapter, if it is
-best alone.
+learned these. `try_out` trains for a while without them, and has them judge: if an adapter makes the answers no
+better, that is all. Otherwise it is trained from the beginning, on all images, and RUN/best.safetensors becomes a
+knowledge file with the adapter beside what was learned; or the adapter, if that is best alone.
 """
 
 import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import save_adapter
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.artifact.knowledge import Trained, load_knowledge, save_knowledge
+from edge_s2a.artifact.knowledge import Knowledge, Trained, load_knowledge, save_knowledge
 from edge_s2a.artifact.learned import DIGEST_BYTES, State
 from edge_s2a.codec.features import decode
 from edge_s2a.device.closed_form import state as states
@@ -36,26 +37,35 @@ from edge_s2a.device.held_out import (
     no_answers,
     save_learned,
 )
+from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learner import Learner
 from edge_s2a.device.learning_run import learn
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.memory.budget import RUN_RESERVE_BYTES
 from edge_s2a.device.memory.process import resident_bytes
+from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
+from edge_s2a.device.training_loop import TrainingLoop, length_of
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import common
 from edge_s2a.options import LEARNED, MEANS, LearnOptions, TrainOptions
+from edge_s2a.run.compared import describe
 from edge_s2a.run.progress import Progress
-from edge_s2a.run.schema import ANSWERS, BEST, LEARNED_FIRST, ComparedFacts
+from edge_s2a.run.reader import read_summary
+from edge_s2a.run.schema import ANSWERS, BEST, LEARNED_FIRST, TRIAL, ComparedFacts
 
 DECODED_ROWS = 64
+TRIAL_SHARE = 1 / 3  # of the epochs, to try a training out
 
 
 def is_due(options: TrainOptions) -> bool:
     """Whether a training is to start from what one pass teaches, and that has not been learned yet."""
-    is_continued = options.resume or options.resume_or_start
-    return options.start != MEANS and not (is_continued and (Path(options.output) / ANSWERS).exists())
+    return options.start != MEANS and not (is_continued(options) and (Path(options.output) / ANSWERS).exists())
+
+
+def is_continued(options: TrainOptions) -> bool:
+    return options.resume or options.resume_or_start
 
 
 # -- before the training -------------------------------------------------------------------------------
@@ -69,8 +79,10 @@ def learn_first(options: TrainOptions) -> None:
     """
     run = Path(options.output)
     with RunFolder(run) as folder:
-        if not (options.resume or options.resume_or_start):
+        if not is_continued(options):
             folder.begin()
+            with RunFolder(run / TRIAL) as trial:
+                trial.begin()
         dataset = open_dataset(Path(options.data), "train", None, None)
         try:
             learned = learn_and_answer(options, dataset)
@@ -183,30 +195,67 @@ def without_held_out(dataset: Dataset, seed: int) -> Dataset:
     return dataclasses.replace(dataset, samples=samples, digests={})
 
 
-def compare(
-    options: TrainOptions, trainer: Trainer, learned: Learned, dataset: Dataset, validation: Dataset | None
+def try_out(
+    options: TrainOptions, trainer: Trainer, learned: Learned, dataset: Dataset, interruption: Interruption
 ) -> ComparedFacts:
-    """Writes what is best of the adapter, as the trainer has it now, and what was learned to RUN/best.safetensors, and
-    says what the held-out images, of which `dataset` is the whole, say of both."""
-    run, adapter = Path(options.output), trainer.adapter
-    verdict = judge(*both_answers(trainer, learned.classes, learned.held_out, dataset))
-    knowledge = load_knowledge(run / LEARNED_FIRST, trainer.manifest)
-    if verdict.share == 1:
-        save_adapter(run / BEST, adapter, trainer.manifest, trainer.classes)
+    """Trains without the held-out images for a part of the epochs, and says what these say. `dataset` has all images.
+    Raises what the training raises; the same call then goes on from there, and when it is done, says so again."""
+    path = Path(options.output) / TRIAL
+    before = read_summary(path) if is_continued(options) else None
+    if before is not None and before.compared is not None:
+        return before.compared
+    rest = DatasetImages(without_held_out(dataset, options.seed), trainer.runtime, options.augment, options.seed)
+    trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path)
+    length = length_of(trial, rest.count)
+    progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
+    progress.message(f"tried out on {rest.count} images; {len(learned.held_out.places)} are held out")
+    with RunFolder(path) as folder:
+        loop = TrainingLoop(trainer, rest, length, trial, interruption, folder=folder, progress=progress)
+        if is_continued(options) and folder.has_checkpoint:
+            loop.resume()
+        else:
+            loop.begin(options.seed)
+        loop.run()
+        verdict = judge(*both_answers(trainer, learned.classes, learned.held_out, dataset))
+        record = knowledge_of(options, trainer).record
+        compared = ComparedFacts(
+            **verdict._asdict(),
+            learned_seconds=record.get("seconds"),
+            learned_peak_rss_bytes=record.get("peak_rss_bytes"),
+            learned_val_accuracy=record.get("val_accuracy"),
+            val_accuracy=record.get("val_accuracy"),
+        )
+        progress.message(describe(compared))
+        loop.finish(compared)
+    trainer.restart()
+    return compared
+
+
+def keep_learned(options: TrainOptions, trainer: Trainer) -> None:
+    """Makes what was learned RUN/best.safetensors, alone."""
+    save_knowledge(Path(options.output) / BEST, knowledge_of(options, trainer), trainer.manifest)
+
+
+def keep_both(
+    options: TrainOptions, trainer: Trainer, compared: ComparedFacts, learned: Learned, validation: Dataset | None
+) -> ComparedFacts:
+    """Makes the adapter that the trainer has now RUN/best.safetensors, beside what was learned; returns `compared` with
+    the accuracy of that on the validation images."""
+    adapter, share = trainer.adapter, compared.share or 0.0
+    best = Path(options.output) / BEST
+    if share == 1:
+        save_adapter(best, adapter, trainer.manifest, trainer.classes)
     else:
-        trained = Trained(adapter, list(trainer.classes), verdict.share) if verdict.share else None
-        save_knowledge(run / BEST, dataclasses.replace(knowledge, trained=trained), trainer.manifest)
-    val_accuracy = None
-    if validation is not None:
-        answers, logits = both_answers(trainer, learned.classes, learned.validation, validation)
-        val_accuracy = accuracy_of(answers, logits, verdict.share) if len(logits) else None
-    return ComparedFacts(
-        **verdict._asdict(),
-        learned_seconds=knowledge.record.get("seconds"),
-        learned_peak_rss_bytes=knowledge.record.get("peak_rss_bytes"),
-        learned_val_accuracy=knowledge.record.get("val_accuracy"),
-        val_accuracy=val_accuracy,
-    )
+        trained = Trained(adapter, list(trainer.classes), share)
+        save_knowledge(best, dataclasses.replace(knowledge_of(options, trainer), trained=trained), trainer.manifest)
+    if validation is None:
+        return compared
+    answers, logits = both_answers(trainer, learned.classes, learned.validation, validation)
+    return dataclasses.replace(compared, val_accuracy=accuracy_of(answers, logits, share) if len(logits) else None)
+
+
+def knowledge_of(options: TrainOptions, trainer: Trainer) -> Knowledge:
+    return load_knowledge(Path(options.output) / LEARNED_FIRST, trainer.manifest)
 
 
 def both_answers(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_s2a.artifact import tensors
 from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
+from edge_s2a.artifact.archive import ADAPTER
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
 from edge_s2a.device.images.program import (
@@ -254,11 +256,17 @@ class Trainer:
         return {name: array.copy() for name, array in self.engine.adapter.items()}
 
     @adapter.setter
-    def adapter(self, tensors: dict[str, np.ndarray]) -> None:
-        check_shapes(tensors, self.manifest, "adapter")
-        copy_into(self.engine.adapter, tensors)
+    def adapter(self, values: dict[str, np.ndarray]) -> None:
+        check_shapes(values, self.manifest, "adapter")
+        copy_into(self.engine.adapter, values)
         forget(self.optimizer)
         self.is_fresh = False
+
+    def restart(self) -> None:
+        """Goes back to the adapter that the artifact came with, as if nothing had been trained."""
+        where = f"{ADAPTER} of {self.runtime.artifact.path}"
+        self.adapter = tensors.decode(self.runtime.artifact.read(ADAPTER), where)[0]
+        self.steps, self.is_fresh = 0, True
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Takes over an adapter file of this artifact, and the names of its classes."""

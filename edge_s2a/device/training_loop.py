@@ -30,7 +30,7 @@ from edge_s2a.device.policy.watchdog import Watchdog
 from edge_s2a.device.run_facts import run_facts
 from edge_s2a.errors import UserError
 from edge_s2a.option import record, result_options
-from edge_s2a.options import StepOptions
+from edge_s2a.options import StepOptions, TrainOptions
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.schema import ComparedFacts, EpochLine, MetricsLine, RunFacts, StepLine, Summary
 from edge_s2a.sizes import format_size
@@ -64,6 +64,14 @@ class Length:
     warmup_steps: int
     epochs: float = math.inf
     steps: float = math.inf
+
+
+def length_of(options: TrainOptions, images: int) -> Length:
+    """That of a training by epochs. images: per epoch."""
+    steps_per_epoch = math.ceil(images / options.batch_size)
+    return Length(
+        steps_per_epoch * options.epochs, round(options.warmup_epochs * steps_per_epoch), epochs=options.epochs
+    )
 
 
 class TrainingLoop:

@@ -1,18 +1,25 @@
 """Fine-tunes an artifact's adapter on a folder of images inside a memory budget: what `edge-s2a train` does."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 from edge_s2a.device.data.dataset import has_split, open_dataset
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.images.dataset import DatasetImages
-from edge_s2a.device.learned_start import compare, is_due, learn_first, learned_before, without_held_out
+from edge_s2a.device.learned_start import (
+    is_continued,
+    is_due,
+    keep_both,
+    keep_learned,
+    learn_first,
+    learned_before,
+    try_out,
+)
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
-from edge_s2a.device.training_loop import Length, TrainingLoop
+from edge_s2a.device.training_loop import TrainingLoop, length_of
 from edge_s2a.errors import UserError
 from edge_s2a.option import common
 from edge_s2a.options import TrainerOptions, TrainOptions
@@ -43,30 +50,33 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
     with RunFolder(Path(options.output)) as folder, Interruption() as interruption:
         trainer = Trainer(**common(options, TrainerOptions))
         images, validation = open_images(options, trainer)
-        everything = images.dataset
-        learned = learned_before(options, trainer.classes, everything)
-        if learned is not None:
-            rest = without_held_out(everything, options.seed)
-            images = DatasetImages(rest, trainer.runtime, options.augment, options.seed)
+        used = as_used(options, trainer)
         length = length_of(options, images.count)
         progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
         describe(progress, trainer, images)
         keep_features(options, trainer, progress)
+        learned = learned_before(options, trainer.classes, images.dataset)
+        compared = None if learned is None else try_out(used, trainer, learned, images.dataset, interruption)
         loop = TrainingLoop(
-            trainer, images, length, as_used(options, trainer), interruption,
+            trainer, images, length, used, interruption,
             folder=folder, validation=validation, progress=progress,
             on_step=lambda _, line: options.on_step(to_json(line)) if options.on_step and line else None,
         )  # fmt: skip
-        if options.resume or (options.resume_or_start and folder.has_checkpoint):
+        if compared is not None and not compared.share:
+            progress.message("training makes the answers no better, and ends here")
+            loop.begin(options.seed)
+            keep_learned(options, trainer)
+            return to_json(loop.finish(compared))
+        # Without a checkpoint of its own, what is resumed is a training that was still being tried out.
+        if is_continued(options) and (folder.has_checkpoint or (options.resume and learned is None)):
             loop.resume()
         else:
             loop.begin(options.seed)
         loop.run()
-        if learned is None:
-            return to_json(loop.finish())
-        if validation is not None:
-            trainer.adapter = loop.best
-        compared = compare(options, trainer, learned, everything, validation.dataset if validation else None)
+        if learned is not None and compared is not None:
+            if validation is not None:
+                trainer.adapter = loop.best
+            compared = keep_both(options, trainer, compared, learned, validation.dataset if validation else None)
         return to_json(loop.finish(compared))
 
 
@@ -80,13 +90,6 @@ def open_images(options: TrainOptions, trainer: Trainer) -> tuple[DatasetImages,
     if val_path is None:
         return images, None
     return images, DatasetImages(open_dataset(Path(val_path), "val", training.classes, classes), trainer.runtime)
-
-
-def length_of(options: TrainOptions, images: int) -> Length:
-    steps_per_epoch = math.ceil(images / options.batch_size)
-    return Length(
-        steps_per_epoch * options.epochs, round(options.warmup_epochs * steps_per_epoch), epochs=options.epochs
-    )
 
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:

@@ -13,7 +13,8 @@ from edge_s2a.run.convert import decimals, from_json, significant
 
 RUN, METRICS, PREDICTIONS, SUMMARY = "run.json", "metrics.jsonl", "predictions.jsonl", "summary.json"
 ADAPTER, BEST = "adapter.safetensors", "best.safetensors"
-LEARNED_FIRST, ANSWERS = "learned.safetensors", "answers.safetensors"  # of a training that starts from them
+# Of a training that starts from what was learned in one pass.
+LEARNED_FIRST, ANSWERS, TRIAL = "learned.safetensors", "answers.safetensors", "trial"
 CHECKPOINT, FEATURES, LOCK = "checkpoint", "features.cache", "lock"
 # After the name of a knowledge file: features of images on their way into it, and what `predict` saw last.
 PARTIAL, RECENT = ".partial", ".recent.json"
@@ -210,8 +211,9 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class ComparedFacts:
-    """What held-out training images say of the classifier that was learned in one pass, of the trained adapter, and of
-    what RUN/best.safetensors holds: one of them, or the average of both."""
+    """What held-out training images say of the classifier that was learned in one pass, of an adapter that was trained
+    without them for a third of the epochs, and of the average of both; and what RUN/best.safetensors holds after
+    that."""
 
     images: int | None  # held out
     share: float | None  # of the trained adapter in the average: 0 where it is left out, 1 where it is alone
@@ -221,7 +223,7 @@ class ComparedFacts:
     learned_seconds: float | None = field(metadata=decimals(3))  # that learning in one pass took
     learned_peak_rss_bytes: int | None
     learned_val_accuracy: float | None  # of the classifier that was learned in one pass; None without validation
-    val_accuracy: float | None  # of RUN/best.safetensors; None without validation, or without the memory for it
+    val_accuracy: float | None  # of RUN/best.safetensors; None without validation
 
 
 @dataclass(frozen=True)

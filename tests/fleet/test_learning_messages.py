@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.artifact.knowledge import load_head, load_knowledge
+from edge_s2a.artifact.knowledge import load_knowledge, load_taught
 from tests.fleet.test_messages import PREAMBLE
 from tests.helpers.artifacts import CLASSES, pack
 from tests.helpers.commands import run_command
@@ -163,7 +163,7 @@ def test_devices_that_lie_or_fail_are_left_out_in_a_sentence(served):
 def test_the_devices_are_asked_to_try_the_classifier_that_was_written(served, learner_artifact):
     output, printed = served
     assert printed["sent"] == [["train.learn", 7], ["evaluate.learn", 7]]
-    head, _ = load_head(output / "knowledge.safetensors", Artifact(learner_artifact).manifest)
+    head = load_taught(output / "knowledge.safetensors", Artifact(learner_artifact).manifest).head
     assert printed["classes"] == head.classes
     np.testing.assert_allclose(printed["weight"], head.weight / head.temperature, rtol=1e-6)
     np.testing.assert_allclose(printed["bias"], head.bias / head.temperature, rtol=1e-6)
