@@ -1,6 +1,7 @@
-"""Learning study: what one pass and a closed form reach, against full fine-tuning in torch.
+"""Learning study: what one pass and a closed form reach, and training that starts from it, against full fine-tuning in
+torch.
 
-    python -m tools.studies.learning run [--methods learn,full] [--counts 5,20,50,all] [--splits 0,1,2]
+    python -m tools.studies.learning run [--methods learn,both,full] [--counts 5,20,50,all] [--splits 0,1,2]
     python -m tools.studies.learning table
 
 `learn` is `edge-s2a learn` on an artifact without an adapter, int8 weights, default options: nothing is chosen but by
@@ -25,16 +26,21 @@ import torch
 
 from tools.records import append_record, read_records, run_command
 from tools.studies.accuracy import (
+    MEMORY_BUDGET,
     MODELS,
     PAIRS,
     RATES,
+    RECOMMENDED,
     SHARED,
     WORK,
+    chosen_rate,
     edge_s2a,
     image_folders,
+    packed,
     train_in_torch,
 )
 
+METHODS = ("learn", "both", "full")
 ACCURACY = Path("docs/studies/accuracy.jsonl")
 
 
@@ -61,6 +67,27 @@ def learn(model_key: str, data: str, purpose: str, threads: int) -> dict:
     return {"accuracy": summary["val_accuracy"], "loss": summary["val_loss"]} | {key: summary[key] for key in kept}
 
 
+def both(pair: str, model_key: str, data: str, purpose: str, split: int, threads: int) -> dict:
+    adapter = RECOMMENDED[model_key]
+    folders = image_folders(data, purpose)
+    artifact, run_folder = (
+        packed(model_key, data, f"{adapter}:4", 0),
+        WORK / "runs" / f"both-{model_key}-{data}-{purpose}",
+    )
+    rate = chosen_rate(ACCURACY, pair, f"{adapter}:4", threads)
+    # Without validation images the adapter of the last epoch is kept, as in the accuracy study.
+    summary = edge_s2a(
+        "train", artifact, "--data", folders / "train", "--output", run_folder, "--start", "learned", "--memory-budget", MEMORY_BUDGET, "--lr", rate, "--seed", split, "--threads", threads,
+    )  # fmt: skip
+    judged = edge_s2a(
+        "eval", artifact, "--adapter", run_folder / "best.safetensors", "--data", folders / "val", "--threads", threads
+    )
+    compared = summary["compared"]
+    return {"accuracy": judged["accuracy"], "loss": judged["loss"], "lr": rate} | {
+        key: compared[key] for key in ("share", "images", "learned_accuracy", "trained_accuracy")
+    }
+
+
 def best_rate(pair: str) -> float:
     """Of full fine-tuning on split 0, by validation accuracy."""
     records = [
@@ -82,6 +109,8 @@ def result_of(path: Path, pair: str, method: str, count: str, split: int, thread
     model_key, data = pair.split("/")
     if method == "learn":
         measured = learn(model_key, data, purpose, threads)
+    elif method == "both":
+        measured = both(pair, model_key, data, purpose, split, threads)
     else:
         found = train_in_torch(model_key, data, "full", purpose, best_rate(pair), split)
         measured = {"accuracy": found["accuracy"], "loss": found["loss"]}
@@ -103,13 +132,13 @@ def run(options: argparse.Namespace) -> None:
 def table(options: argparse.Namespace) -> None:
     records = read_records(options.results)
     counts = list(dict.fromkeys(record["count"] for record in records))
-    print("| | " + " | ".join(f"{method}, {count} a class" for count in counts for method in ("learn", "full")) + " |")
-    print("|---" * (1 + 2 * len(counts)) + "|")
+    print("| | " + " | ".join(f"{method}, {count} a class" for count in counts for method in METHODS) + " |")
+    print("|---" * (1 + len(METHODS) * len(counts)) + "|")
     means: dict[tuple[str, str], list[float]] = {}
     for pair in PAIRS:
         cells = []
         for count in counts:
-            for method in ("learn", "full"):
+            for method in METHODS:
                 found = [
                     100 * record["accuracy"]
                     for record in records
@@ -123,7 +152,7 @@ def table(options: argparse.Namespace) -> None:
     cells = [
         f"{statistics.mean(whole[count, method]):.1f}" if (count, method) in whole else ""
         for count in counts
-        for method in ("learn", "full")
+        for method in METHODS
     ]
     print(f"| mean | {' | '.join(cells)} |")
 
@@ -138,7 +167,7 @@ def cell(accuracies: list[float]) -> str:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", default=",".join(PAIRS))
-    parser.add_argument("--methods", default="learn,full")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--counts", default="20")
     parser.add_argument("--splits", default="0,1,2")
     parser.add_argument("--threads", type=int, default=2)
