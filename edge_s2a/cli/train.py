@@ -45,14 +45,15 @@ def continue_in_fresh_process(*options: str) -> NoReturn:
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
-    loss, accuracy, best = summary["train_loss"], summary["val_accuracy"], summary["best_accuracy"]
+    compared = from_json(ComparedFacts, summary.get("compared"))
+    is_trained = compared is None or compared.share
     return [
-        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
-        ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
-        ("val accuracy", "no validation data" if accuracy is None else percent(accuracy)),
-        ("best accuracy", "that of the start" if best is None else percent(best)),
-        *compared_rows(summary.get("compared")),
-        ("trained", f"{summary['trainable_parameters']} of {summary['total_parameters']} parameters"),
+        *(trained_rows(summary) if is_trained else []),
+        *(compared_rows(compared) if compared else []),
+        (
+            "trained",
+            f"{summary['trainable_parameters'] if is_trained else 0} of {summary['total_parameters']} parameters",
+        ),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
         ("measured peak", format_size(summary["peak_rss_bytes"])),
         ("memory budget", format_size(summary["budget_bytes"])),
@@ -61,11 +62,18 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
     ]
 
 
-def compared_rows(values: object) -> list[tuple[str, object]]:
+def trained_rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
+    loss, accuracy, best = summary["train_loss"], summary["val_accuracy"], summary["best_accuracy"]
+    return [
+        ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
+        ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
+        ("val accuracy", "no validation data" if accuracy is None else percent(accuracy)),
+        ("best accuracy", "that of the start" if best is None else percent(best)),
+    ]
+
+
+def compared_rows(compared: ComparedFacts) -> list[tuple[str, object]]:
     """Of a training that started from what was learned in one pass."""
-    compared = from_json(ComparedFacts, values)
-    if compared is None:
-        return []
     rows: list[tuple[str, object]] = [("held out", describe(compared)), ("kept", kept(compared))]
     if compared.val_accuracy is not None:
         learned = f"learned in one pass {percent(compared.learned_val_accuracy)}"

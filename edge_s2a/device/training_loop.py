@@ -114,12 +114,10 @@ class TrainingLoop:
     # -- before and after ------------------------------------------------------------------------------
 
     def begin(self, start_seed: int) -> None:
-        """Begins a new training: forgets what an earlier one left in the folder, and starts an adapter that nothing
-        has trained yet from images chosen by `start_seed`."""
+        """Begins a new training: its records, and an adapter that nothing has trained yet, which starts from images
+        chosen by `start_seed`."""
         trainer, images = self.trainer, self.images
-        if self.folder is not None:
-            self.folder.begin()
-            self.folder.write_facts(self._facts())
+        self.begin_records()
         if trainer.is_fresh and images.labels is not None:
             count = trainer.start_from(images, start_seed)
             if count is not None:
@@ -127,6 +125,12 @@ class TrainingLoop:
                 if maps := trainer.manifest.low_rank_maps:
                     self.progress.message(f"{len(maps)} low-rank maps set to the directions of their gradient")
         self.remember_best()
+
+    def begin_records(self) -> None:
+        """Forgets what an earlier training left in the folder, if there is one, and says what this one is."""
+        if self.folder is not None:
+            self.folder.begin()
+            self.folder.write_facts(self._facts())
 
     def resume(self) -> None:
         """Continues the training whose checkpoint the folder holds. Raises UserError if there is none, or if it had

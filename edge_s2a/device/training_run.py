@@ -64,7 +64,7 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         )  # fmt: skip
         if compared is not None and not compared.share:
             progress.message("training makes the answers no better, and ends here")
-            loop.begin(options.seed)
+            loop.begin_records()
             keep_learned(options, trainer)
             return to_json(loop.finish(compared))
         # Without a checkpoint of its own, what is resumed is a training that was still being tried out.

@@ -44,7 +44,7 @@ def head(view: View, width: int, now_s: float) -> list[Line]:
 def measures(view: View, width: int) -> list[Line]:
     step = view.step
     if step is None:
-        return [progress(view, width), memory_of(view, width)]
+        return [progress(view, width), *compared_with_learned(view), memory_of(view, width)]
     return [
         progress(view, width),
         loss(view, width),

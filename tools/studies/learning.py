@@ -77,7 +77,8 @@ def both(pair: str, model_key: str, data: str, purpose: str, split: int, threads
     rate = chosen_rate(ACCURACY, pair, f"{adapter}:4", threads)
     # Without validation images the adapter of the last epoch is kept, as in the accuracy study.
     summary = edge_s2a(
-        "train", artifact, "--data", folders / "train", "--output", run_folder, "--start", "learned", "--memory-budget", MEMORY_BUDGET, "--lr", rate, "--seed", split, "--threads", threads,
+        "train", artifact, "--data", folders / "train", "--output", run_folder, "--start", "learned",
+        "--memory-budget", MEMORY_BUDGET, "--lr", rate, "--seed", split, "--threads", threads,
     )  # fmt: skip
     judged = edge_s2a(
         "eval", artifact, "--adapter", run_folder / "best.safetensors", "--data", folders / "val", "--threads", threads
