@@ -40,6 +40,7 @@ from edge_s2a.device.held_out import (
 from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learner import Learner
 from edge_s2a.device.learning_run import learn
+from edge_s2a.device.load import require_adapter
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.memory.budget import RUN_RESERVE_BYTES
 from edge_s2a.device.memory.process import resident_bytes
@@ -78,12 +79,13 @@ def learn_first(options: TrainOptions) -> None:
     `learn` does: the same call then goes on from there.
     """
     run = Path(options.output)
+    manifest = require_adapter(Path(options.artifact))
+    dataset = open_dataset(Path(options.data), "train", manifest.labels, manifest.num_classes)
     with RunFolder(run) as folder:
         if not is_continued(options):
             folder.begin()
             with RunFolder(run / TRIAL) as trial:
                 trial.begin()
-        dataset = open_dataset(Path(options.data), "train", None, None)
         try:
             learned = learn_and_answer(options, dataset)
         except BudgetError as error:

@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 
 from edge_s2a.artifact.archive import GOLDEN, Artifact
+from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import ALL, TO_INFER, TO_TRAIN
 from edge_s2a.artifact.tensors import decode
@@ -118,13 +119,19 @@ def load_planned(path: Path, settings: EngineSettings, programs: Collection[str]
     return Runtime(artifact, engine, plan, _collator(artifact, engine, plan))
 
 
-def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None) -> Measurement:
+def require_adapter(path: Path) -> Manifest:
+    """The manifest of an artifact that can be trained. Raises UserError if it is none."""
     manifest = Artifact(path).manifest
     if not manifest.can_train:
         raise UserError(
             f"{path} has no adapter, it only learns in one pass: use edge-s2a learn, and the knowledge file that it "
             "writes as --adapter, or repack without --adapter none"
         )
+    return manifest
+
+
+def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None) -> Measurement:
+    require_adapter(path)
     return measure_loaded(path, settings, TO_TRAIN if optimizer else TO_INFER)
 
 

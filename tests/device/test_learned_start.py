@@ -27,6 +27,7 @@ from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.evaluate import log_softmax
 from edge_s2a.device.held_out import Answers, Verdict, choose_places, judge, load_learned
+from edge_s2a.errors import BudgetError
 from edge_s2a.host.export.session import plain_session
 from tests.helpers.artifacts import pack
 from tests.helpers.commands import assert_refused, run_command, run_here, run_measured
@@ -232,6 +233,27 @@ def test_without_images_to_spare_there_is_nothing_to_compare(small_artifact, tmp
     assert "compared" not in done.json
     assert done.json["steps"] == 3 * 2  # all nine images
     load_adapter(tmp_path / "run" / "best.safetensors", Artifact(small_artifact).manifest)
+
+
+def test_without_the_memory_to_learn_auto_trains_alone(small_artifact, image_folder, trained, tmp_path, monkeypatch):
+    def learn(*_):
+        raise BudgetError("too little", 1)
+
+    monkeypatch.setattr(learned_start, "learn", learn)
+    assert "compared" not in train_here(small_artifact, image_folder, tmp_path / "auto", start="auto")
+    assert_same_adapter(tmp_path / "auto", small_artifact, trained)
+    with pytest.raises(BudgetError):
+        train_here(small_artifact, image_folder, tmp_path / "learned", start="learned")
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_learned(image_folder, small_artifact, tmp_path):
+    none = pack(tmp_path / "none.s2a", adapter="none", labels=None, num_classes=None)
+    assert_refused(train(none, image_folder, tmp_path / "run", "--start", "auto"), 2, "has no adapter")
+    (tmp_path / "one").mkdir()
+    shutil.copytree(image_folder / "train" / "red", tmp_path / "one" / "red")
+    done = train(small_artifact, tmp_path / "one", tmp_path / "run", "--start", "auto")
+    assert_refused(done, 2, "do not match the artifact")
+    assert not (tmp_path / "run" / "learned.safetensors").exists()
 
 
 def test_the_budget_holds_for_both_parts(small_artifact, image_folder, tmp_path):
