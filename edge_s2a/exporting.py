@@ -13,8 +13,8 @@ from edge_s2a.artifact.learned import Head
 from edge_s2a.artifact.names import IMAGE, LOGITS
 from edge_s2a.device.classifier import load_classifier
 from edge_s2a.device.engine.base import EngineSettings
-from edge_s2a.device.load import default_threads
 from edge_s2a.device.memory.available import parse_budget
+from edge_s2a.device.processors import usable_cores
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_model import export_learned_onnx, export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training
@@ -35,7 +35,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     artifact, output, format, int8 = Path(options.artifact), Path(options.output), options.format, options.int8
     if int8 and format != "onnx":
         raise UserError(f"int8 weights are for the format onnx, not for {format}; leave out --int8")
-    settings = EngineSettings(options.threads or default_threads())
+    settings = EngineSettings(options.threads or usable_cores())
     classifier = load_classifier(artifact, Path(options.adapter), parse_budget("auto"), settings)
     if classifier.head is not None and format != "onnx":
         raise UserError(

@@ -43,7 +43,7 @@ class ArtifactOptions(Options):
 
 @options
 class EngineOptions(Options):
-    threads: int | None = option("threads of the engine; default: the physical cores", default=None, bounds=POSITIVE)
+    threads: int | None = option("threads of the engine; default: the cores it may use", default=None, bounds=POSITIVE)
     provider: str = option(
         "execution provider; the budget does not count a GPU's memory",
         default="cpu",
@@ -375,7 +375,7 @@ class ExportOptions(ArtifactOptions):
     )
     int8: bool = option("with onnx, write frozen weights as the artifact holds them", default=False, kw_only=False)
     threads: int | None = option(
-        "threads of the engine that checks the result; default: the physical cores",
+        "threads of the engine that checks the result; default: the cores that it may use",
         default=None,
         bounds=POSITIVE,
         kw_only=False,

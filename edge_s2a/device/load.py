@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import psutil
 
 from edge_s2a.artifact.archive import GOLDEN, Artifact
 from edge_s2a.artifact.manifest import Manifest
@@ -26,6 +25,7 @@ from edge_s2a.device.memory.budget import (
     smaller_budget,
 )
 from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
+from edge_s2a.device.processors import usable_cores
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 from edge_s2a.plan.arena import preferred_arena_bytes
@@ -35,19 +35,14 @@ from edge_s2a.plan.verify import verified_plans
 INFERENCE_BATCH_SIZE = 4  # as fast as more, and half of what eight images take
 
 
-def default_threads() -> int:
-    """The number of physical cores."""
-    return psutil.cpu_count(logical=False) or 1
-
-
 def start_engine(provider: str, threads: int | None) -> EngineSettings:
     """The settings of all engines that this process will load, whose graphs share `threads` threads from now on.
 
-    provider: one of base.PROVIDERS. threads: by default the physical cores; where the process already shares some,
-    there remain as many. Raises UserError if the engine lacks the provider.
+    provider: one of base.PROVIDERS. threads: by default the physical cores that this process may use; where
+    the process already shares some, there remain as many. Raises UserError if the engine lacks the provider.
     """
     execution_providers(provider)
-    return EngineSettings(THREAD_POOL.share(threads or default_threads()), provider)
+    return EngineSettings(THREAD_POOL.share(threads or usable_cores()), provider)
 
 
 class Measurement(NamedTuple):

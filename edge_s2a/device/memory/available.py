@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge_s2a.device.cgroups import cgroups
 from edge_s2a.errors import UserError
 from edge_s2a.sizes import MIB, parse_size
 
@@ -48,43 +49,21 @@ def resident_parts(root: Path) -> tuple[int, int]:
 
 def cgroup_limits(root: Path) -> Iterator[tuple[int, int]]:
     """Yields (limit, bytes in use that cannot be dropped) of each cgroup around this process that has a limit."""
-    for kind, mount, path in memory_cgroups(root):
+    for kind, place in cgroups(root, "memory"):
         limit_name, usage_name, files_name = {
             "cgroup2": ("memory.max", "memory.current", "file"),
             "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"),
         }[kind]
-        for folder in (path, *path.parents):
-            place = mount / folder.relative_to("/")
-            try:
-                text = (place / limit_name).read_text().strip()
-                used_bytes = int((place / usage_name).read_text())
-                statistics = read_fields(place / "memory.stat")
-            except OSError:
-                continue  # the root of v2 has no such files; a container sees only what is below its own root
-            if text != "max" and int(text) < UNLIMITED_BYTES:
-                # Files in memory file systems count as files, but cannot be dropped.
-                shared_bytes = statistics.get("shmem", 0) if kind == "cgroup2" else statistics.get("total_shmem", 0)
-                yield int(text), used_bytes - statistics.get(files_name, 0) + shared_bytes
-
-
-def memory_cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Yields ("cgroup2" or "cgroup", where its tree is mounted, the absolute path of this process in that tree)."""
-    places: dict[str, str] = {}
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            places["cgroup2"] = path
-        elif "memory" in controllers.split(","):
-            places["cgroup"] = path
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
-        mount, system = line.split(" - ", 1)
-        kind, _, options = system.split(" ")[:3]
-        if kind in places and (kind == "cgroup2" or "memory" in options.split(",")):
-            mounted_root, mounted_at = mount.split(" ")[3:5]
-            place = Path(places[kind])
-            if place.is_relative_to(mounted_root):
-                place = Path("/") / place.relative_to(mounted_root)
-            yield kind, root / mounted_at.lstrip("/"), place
+        try:
+            text = (place / limit_name).read_text().strip()
+            used_bytes = int((place / usage_name).read_text())
+            statistics = read_fields(place / "memory.stat")
+        except OSError:
+            continue  # the root of v2 has no such files; a container sees only what is below its own root
+        if text != "max" and int(text) < UNLIMITED_BYTES:
+            # Files in memory file systems count as files, but cannot be dropped.
+            shared_bytes = statistics.get("shmem", 0) if kind == "cgroup2" else statistics.get("total_shmem", 0)
+            yield int(text), used_bytes - statistics.get(files_name, 0) + shared_bytes
 
 
 def read_fields(path: Path) -> dict[str, int]:
