@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
+from edge_s2a.cli.peak import exit_code
 from edge_s2a.errors import UserError
 from edge_s2a.options import EvalOptions
 
@@ -14,6 +15,7 @@ def run(options: EvalOptions, output: Output) -> int:
     from edge_s2a.device.evaluate import evaluate
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
+    from edge_s2a.device.memory.process import peak_resident_bytes
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
@@ -30,7 +32,7 @@ def run(options: EvalOptions, output: Output) -> int:
         ("skipped images", len(dataset.skipped)),
     ]
     output.show(result, rows)
-    return 0
+    return exit_code("eval", peak_resident_bytes(), budget_bytes)
 
 
 COMMAND = Command("eval", "measure the accuracy of an adapter or knowledge file on labelled images", EvalOptions, run)

@@ -5,6 +5,7 @@ from typing import Any
 
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
+from edge_s2a.cli.peak import exit_code, peak_row
 from edge_s2a.options import LearnOptions
 from edge_s2a.sizes import format_size
 
@@ -22,7 +23,7 @@ def run(options: LearnOptions, output: Output) -> int:
             ) from interruption
         raise
     output.show(summary, rows(summary))
-    return 0
+    return exit_code("learn", summary["peak_rss_bytes"], summary["budget_bytes"])
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
@@ -42,7 +43,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
         ("kept", f"features of {summary['kept_images']} images" + (f", sums of {folded}" if folded else "")),
         ("time", f"{summary['seconds']:.1f} s"),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
-        ("measured peak", format_size(summary["peak_rss_bytes"])),
+        peak_row(summary["peak_rss_bytes"], summary["budget_bytes"]),
         ("memory budget", format_size(summary["budget_bytes"])),
         ("skipped images", summary["skipped_images"]),
         ("knowledge", summary["output"]),

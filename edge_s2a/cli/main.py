@@ -1,6 +1,6 @@
 """The command line, `edge-s2a`: finds the command, runs it, and turns errors into exit codes.
 
-Exit codes: 0 done, 2 bad input, 3 budget too small, 4 self-check failed, 130 interrupted.
+Exit codes: 0 done, 2 bad input, 3 budget too small or exceeded, 4 self-check failed, 130 interrupted.
 """
 
 import argparse

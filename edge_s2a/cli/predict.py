@@ -7,6 +7,7 @@ from typing import Any
 
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
+from edge_s2a.cli.peak import exit_code
 from edge_s2a.errors import UserError
 from edge_s2a.option import paths
 from edge_s2a.options import PredictOptions
@@ -16,6 +17,7 @@ def run(options: PredictOptions, output: Output) -> int:
     from edge_s2a.device.classifier import load_classifier
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
+    from edge_s2a.device.memory.process import peak_resident_bytes
     from edge_s2a.device.predict import predict
     from edge_s2a.run.schema import RecentDrift
     from edge_s2a.run.times import now_utc
@@ -38,7 +40,7 @@ def run(options: PredictOptions, output: Output) -> int:
     if unreadable := found["unreadable"]:
         listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable.items())
         raise UserError(f"{len(unreadable)} of {len(options.images)} images were not used: {listed}")
-    return 0
+    return exit_code("predict", peak_resident_bytes(), budget_bytes)
 
 
 def lines(result: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
+from edge_s2a.cli.peak import exit_code, peak_row
 from edge_s2a.errors import MemoryPressure
 from edge_s2a.options import TrainOptions
 from edge_s2a.run.compared import describe, kept, percent
@@ -35,7 +36,8 @@ def run(options: TrainOptions, output: Output) -> int:
             raise KeyboardInterrupt("interrupted; a checkpoint was written, --resume continues") from interruption
         raise
     output.show(summary, rows(summary))
-    return 0
+    learned_peak_bytes = summary.get("compared", {}).get("learned_peak_rss_bytes") or 0
+    return exit_code("train", max(summary["peak_rss_bytes"], learned_peak_bytes), summary["budget_bytes"])
 
 
 def continue_in_fresh_process(*options: str) -> NoReturn:
@@ -55,7 +57,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
             f"{summary['trainable_parameters'] if is_trained else 0} of {summary['total_parameters']} parameters",
         ),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
-        ("measured peak", format_size(summary["peak_rss_bytes"])),
+        peak_row(summary["peak_rss_bytes"], summary["budget_bytes"]),
         ("memory budget", format_size(summary["budget_bytes"])),
         ("skipped images", summary["skipped_images"]),
         ("results", summary["output"]),
