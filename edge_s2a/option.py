@@ -89,6 +89,11 @@ def declared_type(entry: dataclasses.Field[Any]) -> Any:
     return declared
 
 
+def takes_none(entry: dataclasses.Field[Any]) -> bool:
+    declared: Any = entry.type
+    return isinstance(declared, types.UnionType) and types.NoneType in get_args(declared)
+
+
 def value_type(entry: dataclasses.Field[Any]) -> Any:
     """The same as a class: of Sequence[float] it is Sequence."""
     declared = declared_type(entry)
@@ -102,6 +107,8 @@ class Options:
     def __post_init__(self) -> None:
         for entry, about in described(type(self)):
             value = getattr(self, entry.name)
+            if value is None and not takes_none(entry):
+                raise UserError(f"{entry.name} is None; give a value, or leave it out")
             if value is not None:
                 object.__setattr__(self, entry.name, checked(entry, about, value))
 
@@ -211,7 +218,10 @@ def size(value: str | int) -> int:
 def three_numbers(values: Sequence[float]) -> tuple[float, ...]:
     if isinstance(values, str) or len(values) != 3:
         raise UserError(f"{values!r} are not three numbers, one per channel: red, green, blue")
-    return tuple(float(value) for value in values)
+    numbers = tuple(float(value) for value in values)
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(f"{values!r} are not three finite numbers")
+    return numbers
 
 
 def optional_path(value: StrPath | None) -> Path | None:

@@ -9,6 +9,7 @@ import pytest
 
 import edge_s2a
 from edge_s2a import option as base
+from edge_s2a.cli.options import read_lines
 from edge_s2a.errors import UserError
 from edge_s2a.option import described
 from edge_s2a.options import ExportOptions, PackOptions, PredictOptions, TrainerOptions, TrainOptions
@@ -165,3 +166,24 @@ def test_a_type_checker_knows_the_keywords_of_functions_of_options(tmp_path):
     assert 'Unexpected keyword argument "epoch"' in errors[0]
     assert 'Argument "epochs"' in errors[1]
     assert 'Missing named argument "memory_budget"' in errors[2]
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffcat\ndog\n", "cat\r\ndog\r\n", "cat\rdog", " cat \n\n\tdog", "cat\u2028dog"], ids=repr
+)
+def test_names_are_read_whatever_editor_wrote_them(text, tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_bytes(text.encode())
+    assert read_lines("labels", path) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("words", [(0.5, 0.5), (0.5, 0.5, float("nan")), (0.5, float("inf"), 0.5)])
+def test_means_that_are_no_numbers_are_refused(words):
+    with pytest.raises(UserError, match="three"):
+        PackOptions("vit", output="a.s2a", num_classes=2, mean=words)
+
+
+def test_none_is_refused_where_a_value_is_needed():
+    with pytest.raises(UserError, match="seed is None"):
+        PackOptions("vit", output="a.s2a", num_classes=2, seed=None)
+    assert PackOptions("vit", output="a.s2a", num_classes=2, weights=None).weights is None

@@ -108,7 +108,7 @@ def read_lines(name: str, path: Path) -> list[str]:
     from edge_s2a.artifact.files import read_bytes
 
     try:
-        text = read_bytes(path, name).decode()
+        text = read_bytes(path, name).decode("utf-8-sig")  # Windows' editors begin with a byte order mark
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}; write one name per line") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -33,7 +33,7 @@ from edge_s2a.device.data.pixels import file_digest
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import taps_of
 from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
-from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, name_of
+from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, items_of, name_of, pair_of, shown
 from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
 from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
@@ -181,7 +181,10 @@ class Learner:
         return self.learn_reads(self._reads(images))
 
     def _reads(self, images: LabelledImages) -> Iterator[Read]:
-        for image, label in images:
+        for item in items_of(images):
+            image, label = pair_of(item)
+            if isinstance(label, bool) or not isinstance(label, str | int | np.integer):
+                raise UserError(f"a label is {shown(label)}; give the name of a class, or a number as its name")
             try:
                 yield Read(digest_of(image), str(label), self._reader.pixels(image))
             except UnusableImage as error:

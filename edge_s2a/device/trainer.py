@@ -1,8 +1,10 @@
 """Trains the adapter of an artifact: one optimizer step at a time, or a whole training."""
 
 import contextlib
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from edge_s2a.device.images.program import (
     ProgramImages,
     Reader,
     StreamedImages,
+    items_of,
+    sequence_of,
 )
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.load import load, start_engine
@@ -124,8 +128,9 @@ class Trainer:
         """Makes at most `steps` optimizer steps, the learning rate falling over them from its peak as half a cosine,
         after a linear warm-up. Returns the last step, None if no image could be read.
 
-        A sequence is read again and again, each time in another order; before the first step of a new adapter, `start`
-        gets it. Any other iterable is read once, in its order, and may end early.
+        A sequence, or what else has a length and places as torch's map-style datasets do, is read again and again, each
+        time in another order; before the first step of a new adapter, `start` gets it. Any other iterable is read once,
+        in its order; where it ends early, a warning says how far the training came.
 
         validation: evaluated after each pass over a sequence; `best_adapter` is then the best by its accuracy, without
         it the best by training accuracy. output: a folder that gets what `edge-s2a train` leaves in RUN, checkpoints
@@ -169,6 +174,12 @@ class Trainer:
             loop.run()
             loop.finish()
             self.best_adapter = loop.best
+            if loop.images.is_exhausted and loop.position.step < steps and not loop.is_stopped:
+                warnings.warn(
+                    f"the images ended after {loop.position.step} of {steps} steps; give a sequence, which is read "
+                    "again and again",
+                    stacklevel=2,
+                )
         return taken[0] if taken else None
 
     def _forget_loop(self) -> None:
@@ -183,9 +194,11 @@ class Trainer:
     def step(self, images: LabelledImages, lr: float | None = None) -> TrainingStep:
         """Makes one optimizer step with the mean gradient of all `images`, at most batch_size, at the rate `lr`, by
         default the peak. Raises UserError if none can be read. Policies act in `fit` alone."""
-        images = list(images)
+        images = list(items_of(images))
         if len(images) > self.options.batch_size:
             raise UserError(f"{len(images)} images are more than the batch_size of {self.options.batch_size}")
+        if lr is not None and not (isinstance(lr, int | float) and 0 <= lr < math.inf):
+            raise UserError(f"lr: {lr!r} is not a learning rate; give a number from 0 on")
         step = self.step_prepared(self._reader.readable(images), self.options.lr if lr is None else lr)
         if step is None:
             raise UserError(f"a step needs images, and had none that can be read; skipped: {self.skipped[-3:]}")
@@ -230,11 +243,12 @@ class Trainer:
         return count
 
     def _source(self, images: LabelledImages, rng: np.random.Generator) -> Images:
-        if not isinstance(images, Sequence):
+        sequence = sequence_of(images)
+        if sequence is None:
             return StreamedImages(images, self._reader)
-        if not len(images):
+        if not len(sequence):
             raise UserError("there are no images to train on; give at least one")
-        return ProgramImages(images, self._reader, self.runtime, rng, self.options.batch_size)
+        return ProgramImages(sequence, self._reader, self.runtime, rng, self.options.batch_size)
 
     # -- use -------------------------------------------------------------------------------------------
 

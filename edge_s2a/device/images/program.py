@@ -3,8 +3,9 @@
 import functools
 import itertools
 import math
+import operator
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +43,8 @@ class Reader:
 
     def _numbered(self, images: LabelledImages) -> Iterator[tuple[int, int, np.ndarray]]:
         """The same after the place among `images`."""
-        for place, (image, label) in enumerate(images):
+        for place, item in enumerate(items_of(images)):
+            image, label = pair_of(item)
             number = self.number(label)
             try:
                 yield place, number, self.pixels(image)
@@ -56,6 +58,8 @@ class Reader:
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")
+            if not image.size:
+                raise UnusableImage(f"has no pixels: {image.shape}")
             image = Image.fromarray(np.ascontiguousarray(image))
         elif not isinstance(image, Image.Image):
             raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
@@ -78,14 +82,20 @@ class Reader:
         return Evaluation(result["accuracy"], loss, result["count"])
 
     def number(self, label: Label) -> int:
-        """Returns the number of a class. Raises UserError for one that does not exist."""
+        """Returns the number of a class. Raises UserError for one that does not exist, and for what is no label."""
         if isinstance(label, str):
             if label not in self.classes:
                 raise UserError(f"class {label!r} is unknown; the classes are {', '.join(self.classes[:20])}")
             return self.classes.index(label)
-        if not 0 <= label < len(self.classes):
+        try:
+            number = operator.index(label)
+        except TypeError as error:
+            raise UserError(
+                f"a label is {shown(label)}; give the number of a class, from 0 to {len(self.classes) - 1}, or its name"
+            ) from error
+        if isinstance(label, bool) or not 0 <= number < len(self.classes):
             raise UserError(f"label {label} is none of 0 to {len(self.classes) - 1}")
-        return int(label)
+        return number
 
     def batches(self, images: LabelledImages, collator: Collator) -> Iterator[tuple[list[int], Inputs, np.ndarray]]:
         """Yields (places among `images`, inputs of the engine, labels int (micro-batch,)); inputs are valid until the
@@ -104,6 +114,59 @@ class Reader:
         self._skipped[name] = reason
         if (line := f"{name}: {reason}") not in self.reasons:
             self.reasons.append(line)
+
+
+def sequence_of(images: LabelledImages) -> Sequence[tuple[ImageLike, Label]] | None:
+    """`images` as a sequence where they can be had by their places, again and again: a list, an array of pairs, and
+    what torch calls a map-style dataset; None for what can only be iterated over."""
+    if isinstance(images, Sequence):
+        return images
+    if hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Mapping):
+        return Places(images)
+    return None
+
+
+def items_of(images: LabelledImages) -> Iterable[Any]:
+    """Iterates over images of any kind; of a map-style dataset, which need not know where it ends, by its length."""
+    sequence = sequence_of(images)
+    found = images if sequence is None else sequence
+    if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
+        raise UserError(f"images are {shown(images)}; give an iterable of pairs (image, label)")
+    return found
+
+
+class Places(Sequence[Any]):
+    """A sequence of what has no more of one than a length and places."""
+
+    def __init__(self, images: Any):
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self._images[place]
+
+
+def pair_of(item: Any) -> tuple[ImageLike, Label]:
+    """An image and its label. Raises UserError for anything else."""
+    try:
+        if not isinstance(item, str | bytes):
+            image, label = item
+            return image, label
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"among the images there is {shown(item)}; give pairs (image, label)")
+
+
+def shown(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    text = repr(value)
+    return f"{text if len(text) <= 40 else text[:37] + '...'} of type {type(value).__name__}"
 
 
 def name_of(image: ImageLike) -> str:
@@ -132,7 +195,7 @@ class ProgramImages:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """int (images,)"""
-        return np.array([self.reader.number(label) for _, label in self.images])
+        return np.array([self.reader.number(pair_of(item)[1]) for item in self.images])
 
     def epoch(self, position: Position) -> Generator[tuple[int, np.ndarray], None, None]:
         first_pass, unread = position.epoch, 0
