@@ -174,7 +174,8 @@ class Trainer:
             loop.run()
             loop.finish()
             self.best_adapter = loop.best
-            if loop.images.is_exhausted and loop.position.step < steps and not loop.is_stopped:
+            is_short = loop.position.step < steps and not loop.is_stopped
+            if is_short and isinstance(loop.images, StreamedImages):
                 warnings.warn(
                     f"the images ended after {loop.position.step} of {steps} steps; give a sequence, which is read "
                     "again and again",
