@@ -38,6 +38,8 @@ class Average:
 
 def averaged(learned: np.ndarray, trained: np.ndarray, share: float) -> np.ndarray:
     """Logits of both together: (1 - share) log p_learned + share log p_trained, each float32 (images, classes)."""
+    if share == 0:  # whatever the other says, be it that it is no number
+        return log_softmax(learned)
     return (1 - np.float32(share)) * log_softmax(learned) + np.float32(share) * log_softmax(trained)
 
 

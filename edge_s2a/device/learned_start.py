@@ -86,15 +86,20 @@ def learn_first(options: TrainOptions) -> None:
             folder.begin()
             with RunFolder(run / TRIAL) as trial:
                 trial.begin()
+            (run / ANSWERS).unlink(missing_ok=True)
         try:
             learned = learn_and_answer(options, dataset)
         except BudgetError as error:
             if options.start == LEARNED:
                 raise
             Progress(1, 0, options.quiet).message(f"training starts without learning in one pass: {error}")
-            nothing = no_answers(len(dataset.classes))
-            learned = Learned(sorted(dataset.classes), nothing, nothing)
+            learned = nothing_to_compare(dataset)
         save_learned(run / ANSWERS, learned)
+
+
+def nothing_to_compare(dataset: Dataset) -> Learned:
+    nothing = no_answers(len(dataset.classes))
+    return Learned(sorted(dataset.classes), nothing, nothing)
 
 
 def learn_and_answer(options: TrainOptions, dataset: Dataset) -> Learned:
@@ -110,9 +115,10 @@ def learn_and_answer(options: TrainOptions, dataset: Dataset) -> Learned:
         return {"accuracy": right / count if count else None, "loss": loss / count if count else None}
 
     learn(LearnOptions(**{**common(options, LearnOptions), "source": options.artifact, "output": output}), validate)
-    knowledge = load_knowledge(output, Artifact(Path(options.artifact)).manifest)
-    held_out = answers_for_held_out(options, dataset, knowledge.state)
-    return Learned(knowledge.state.classes, held_out, validation)
+    state = load_knowledge(output, Artifact(Path(options.artifact)).manifest).state
+    if state.classes != sorted(dataset.classes):  # of one class no image could be read
+        return nothing_to_compare(dataset)
+    return Learned(state.classes, answers_for_held_out(options, dataset, state), validation)
 
 
 def answers_of(path: Path, learner: Learner) -> Answers:
@@ -218,7 +224,10 @@ def try_out(
         else:
             loop.begin(options.seed)
         loop.run()
-        verdict = judge(*both_answers(trainer, learned.classes, learned.held_out, dataset))
+        answers, logits = both_answers(trainer, learned.classes, learned.held_out, dataset)
+        if not len(logits):
+            raise UserError(f"no image of {dataset.where} that was held out can be read any more; check the data")
+        verdict = judge(answers, logits)
         record = knowledge_of(options, trainer).record
         compared = ComparedFacts(
             **verdict._asdict(),
@@ -266,9 +275,9 @@ def both_answers(
     """(answers of the closed form, logits float32 (images, classes) of the adapter) for the images that can still be
     read, both in the order of `classes`."""
     order = [trainer.classes.index(name) for name in classes]
-    logits = np.full(answers.logits.shape, np.nan, np.float32)
+    logits, is_read = np.zeros(answers.logits.shape, np.float32), np.zeros(len(answers.places), bool)
     row_of = {place: row for row, place in enumerate(answers.places.tolist())}
     for places, inputs in read_batches(dataset, list(row_of), trainer.collator):
-        logits[[row_of[place] for place in places]] = trainer.runtime.logits(inputs)[:, order]
-    is_read = np.isfinite(logits.sum(1))
+        rows = [row_of[place] for place in places]
+        logits[rows], is_read[rows] = trainer.runtime.logits(inputs)[:, order], True
     return answers.only(is_read), logits[is_read]

@@ -106,6 +106,11 @@ def test_two_that_err_on_different_images_are_averaged():
     assert (verdict.learned_accuracy, verdict.trained_accuracy, verdict.accuracy) == (16 / 24, 16 / 24, 1)
 
 
+def test_an_adapter_whose_answers_are_no_numbers_is_left_out():
+    verdict = judge(answers(RIGHT), np.full_like(RIGHT, np.nan))
+    assert (verdict.share, verdict.learned_accuracy, verdict.accuracy) == (0, 1, 1)
+
+
 # -- a training ----------------------------------------------------------------------------------------
 
 
@@ -233,6 +238,17 @@ def test_without_images_to_spare_there_is_nothing_to_compare(small_artifact, tmp
     assert "compared" not in done.json
     assert done.json["steps"] == 3 * 2  # all nine images
     load_adapter(tmp_path / "run" / "best.safetensors", Artifact(small_artifact).manifest)
+
+
+def test_a_class_of_which_nothing_can_be_read_leaves_nothing_to_compare(small_artifact, image_folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(image_folder / "train", images)
+    for image in (images / "red").iterdir():
+        image.write_bytes(b"torn")
+    done = train(small_artifact, images, tmp_path / "run", "--start", "learned")
+    assert done.returncode == 0, done.stderr
+    assert "compared" not in done.json
+    assert done.json["skipped_images"] == 14
 
 
 def test_without_the_memory_to_learn_auto_trains_alone(small_artifact, image_folder, trained, tmp_path, monkeypatch):

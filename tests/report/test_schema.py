@@ -269,6 +269,7 @@ def fields_of(cls):
         ("machine", schema.MachineFacts),
         ("predictions.jsonl", schema.PredictionLine),
         ("summary.json", schema.Summary),
+        ("compared", schema.ComparedFacts),
         ("The record of a knowledge file", schema.LearningSummary),
         ("K.recent.json", schema.RecentDrift),
     ],
@@ -290,7 +291,7 @@ def test_every_line_of_metrics_is_documented():
 def test_every_file_is_documented():
     names = [
         schema.RUN, schema.METRICS, schema.PREDICTIONS, schema.SUMMARY, schema.ADAPTER, schema.BEST, schema.CHECKPOINT,
-        schema.FEATURES, schema.LOCK,
+        schema.FEATURES, schema.LEARNED_FIRST, schema.ANSWERS, schema.TRIAL, schema.LOCK,
     ]  # fmt: skip
     assert [key for row in tables("The folder of a run") for key in keys_of(row[0])] == names
     endings = ["", schema.PARTIAL, schema.RECENT]
