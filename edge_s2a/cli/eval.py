@@ -1,5 +1,6 @@
 """`edge-s2a eval`."""
 
+import sys
 from pathlib import Path
 
 from edge_s2a.cli.command import Command
@@ -11,7 +12,7 @@ from edge_s2a.options import EvalOptions
 
 def run(options: EvalOptions, output: Output) -> int:
     from edge_s2a.device.classifier import load_classifier
-    from edge_s2a.device.data.dataset import open_dataset
+    from edge_s2a.device.data.dataset import open_dataset, unused_files
     from edge_s2a.device.evaluate import evaluate
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
@@ -21,6 +22,8 @@ def run(options: EvalOptions, output: Output) -> int:
     settings = start_engine(options.provider, options.threads)
     classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
     dataset = open_dataset(Path(options.data), "val", classifier.classes, len(classifier.classes))
+    if (unused := unused_files(dataset)) and not output.quiet:
+        print(unused, file=sys.stderr)
     result = evaluate(classifier.logits, classifier.runtime.collator, dataset)
     if not result["count"]:
         raise UserError(f"no image of {dataset.where} could be read; check the data")

@@ -70,7 +70,7 @@ def trained_rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
         ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
         ("val accuracy", "no validation data" if accuracy is None else percent(accuracy)),
-        ("best accuracy", "that of the start" if best is None else percent(best)),
+        *([] if accuracy is None else [("best accuracy", "that of the start" if best is None else percent(best))]),
     ]
 
 

@@ -13,7 +13,7 @@ from edge_s2a.artifact.learned import State
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form import state as states
-from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset
+from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
 from edge_s2a.device.data.known import read_once
 from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.evaluate import evaluate
@@ -52,6 +52,8 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
         )
         progress = Progress(max(1, len(dataset.samples) if dataset else 0), learner.plan.budget_bytes, options.quiet)
         progress.message(description(learner))
+        if dataset is not None and (unused := unused_files(dataset)):
+            progress.message(unused)
         if before is not None:
             learner.take_over(before)
         for path, other in others.items():

@@ -173,7 +173,7 @@ class TrainingLoop:
             epochs=position.epoch,
             train_loss=position.train_loss,
             val_accuracy=position.val_accuracy,
-            best_accuracy=position.best_accuracy if position.best_accuracy >= 0 else None,
+            best_accuracy=None if self.validation is None or position.best_accuracy < 0 else position.best_accuracy,
             seconds=position.elapsed_s,
             seconds_per_step=position.training_s / max(1, position.step),
             peak_rss_bytes=peak_resident_bytes(),

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from edge_s2a.device.data.dataset import has_split, open_dataset
+from edge_s2a.device.data.dataset import has_split, open_dataset, unused_files
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learned_start import (
@@ -54,6 +54,9 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         length = length_of(options, images.count)
         progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
         describe(progress, trainer, images)
+        for part in filter(None, (images, validation)):
+            if unused := unused_files(part.dataset):
+                progress.message(unused)
         keep_features(options, trainer, progress)
         learned = learned_before(options, trainer.classes, images.dataset)
         compared = None if learned is None else try_out(used, trainer, learned, images.dataset, interruption)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edge_s2a.device.data.dataset import has_split, open_dataset
+from edge_s2a.device.data.dataset import open_dataset, split_folder
 from edge_s2a.errors import UserError
 
 LabelledImages = list[tuple[Path, int]]
@@ -11,7 +11,7 @@ LabelledImages = list[tuple[Path, int]]
 def training_images(data: Path, classes: list[str]) -> LabelledImages:
     """Those of DATA/train, or of DATA where it has no such folder. A device need not have images of every class.
     Raises UserError."""
-    return _images(data / "train" if has_split(data, "train") else data, classes)
+    return _images(split_folder(data, "train") or data, classes)
 
 
 def validation_images(data: Path, classes: list[str]) -> LabelledImages:
@@ -28,9 +28,10 @@ def named_images(data: Path) -> list[tuple[Path, str]]:
 
 def validation_folder(data: Path) -> Path:
     """DATA/val. Raises UserError if there is none."""
-    if not has_split(data, "val"):
+    folder = split_folder(data, "val")
+    if folder is None:
         raise UserError(f"{data} has no folder val; put images for validation there, or leave this device untested")
-    return data / "val"
+    return folder
 
 
 def _images(folder: Path, classes: list[str]) -> LabelledImages:

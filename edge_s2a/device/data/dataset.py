@@ -3,6 +3,8 @@
 import os
 import unicodedata
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,12 @@ from edge_s2a.device.data.decoding import SUFFIXES
 from edge_s2a.errors import UserError
 
 LARGEST_LABEL = 9999  # in a .npz for any number of classes
+# Usual names of the folders of a split, in any case; of several the first.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "test", "testing"),
+}
+UNKNOWN_IMAGES = {".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".jxl"}
 
 
 class Sample(NamedTuple):
@@ -31,6 +39,7 @@ class Dataset:
     samples: list[Sample]
     arrays: np.ndarray | None = None  # uint8 (images, height, width, 3) of a .npz, mapped
     skipped: dict[str, str] = field(default_factory=dict)  # those that turned out unusable, with the reason
+    unused: dict[str, int] = field(default_factory=dict)  # suffix -> files that lie there and are no known images
     digests: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)  # size and time of a file, and its SHA-256
 
     def stored(self, index: int) -> Path | np.ndarray:
@@ -47,27 +56,58 @@ class Dataset:
 
 
 def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
-    """The images of `path`: a folder with one folder per class, or with {train,val} above these, or a .npz.
+    """The images of `path`: a folder with one folder per class, or with {train,val} above these, or a .npz. Images may
+    lie in folders below that of their class.
 
-    split: "train" or "val". labels: the artifact's class names, which the folders must match ("val" may lack some);
-    without any, the sorted names of the folders are the classes. num_classes: how many there must be; None for any
-    number. Raises UserError for data that does not fit.
+    split: "train" or "val", or what else such a folder is called (SPLITS). labels: the artifact's class names, which
+    the folders must match ("val" may lack some); without any, the sorted names of the folders are the classes.
+    num_classes: how many there must be; None for any number. Raises UserError for data that does not fit.
     """
     if path.suffix == ".npz":
         return _open_arrays(path, labels, num_classes)
     if not path.is_dir():
         raise UserError(f"data folder {path} does not exist; give a folder with one folder of images per class")
-    folder = path / split if (path / split).is_dir() else path
-    return _open_folder(folder, split, labels, num_classes)
+    return _open_folder(path, split, labels, num_classes)
 
 
 def has_split(path: Path, split: str) -> bool:
-    """Whether `path` is a folder that is divided into training and validation images."""
-    return path.is_dir() and (path / split).is_dir()
+    """Whether `path` is a folder with a folder of training or of validation images."""
+    return split_folder(path, split) is not None
 
 
-def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
-    folders = _class_folders(folder)
+def split_folder(path: Path, split: str) -> Path | None:
+    """The folder of the training ("train") or validation images ("val") in `path`; None if there is none. It has class
+    folders: one that has images instead is a class of that name."""
+    if not path.is_dir():
+        return None
+    found = {entry.name.casefold(): path / entry.name for entry in sorted(_entries(path), key=lambda entry: entry.name)}
+    for name in SPLITS[split]:
+        folder = found.get(name)
+        if folder is not None and folder.is_dir() and any(entry.is_dir() for entry in _entries(folder)):
+            return folder
+    return None
+
+
+def unused_files(dataset: Dataset) -> str:
+    """A sentence about the files that are not used, with what to do; "" if there are none."""
+    if not dataset.unused:
+        return ""
+    kinds = sorted(dataset.unused.items(), key=lambda kind: (-kind[1], kind[0]))
+    listed = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds[:8])
+    remedy = (
+        "; convert images, for example with ImageMagick: mogrify -format jpg *.heic"
+        if UNKNOWN_IMAGES & dataset.unused.keys()
+        else ""
+    )
+    return f"files not used in {printable(dataset.where)}: {listed}{', ...' * (len(kinds) > 8)}{remedy}"
+
+
+def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
+    folder = split_folder(path, split) or path
+    # Where classes and a folder of other images lie side by side, that is no class.
+    others = {split_folder(path, name) for name in SPLITS} if folder == path else set()
+    unused: Counter[str] = Counter()
+    folders = {name: found for name, found in _class_folders(folder, unused).items() if found not in others}
     found = sorted(folders)
     if not found:
         raise UserError(f"{folder} has no class folders; put the images of each class into a folder with its name")
@@ -86,18 +126,38 @@ def _open_folder(folder: Path, split: str, labels: list[str] | None, num_classes
         )
     samples = []
     for name in found:
-        files = sorted(entry.path for entry in _entries(folders[name]) if _is_image(entry))
+        files = sorted(_images_below(folders[name], unused))
         if not files:
             raise UserError(f"class folder {folders[name]} has no images; add some or remove the folder")
         samples += [Sample(Path(file), classes.index(name)) for file in files]
-    return Dataset(folder, labels or found, samples)
+    return Dataset(folder, labels or found, samples, unused=dict(unused))
 
 
-def _class_folders(folder: Path) -> dict[str, Path]:
-    """Folder by class; symbolic links to folders count."""
+def _images_below(folder: Path, unused: Counter[str], above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the paths of the images in a folder and all folders below; symbolic links count, but for one that leads
+    back to a folder above. Counts other files by their suffix."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in _entries(folder):
+        if entry.name[0] == ".":
+            continue
+        if entry.is_dir():
+            yield from _images_below(folder / entry.name, unused, (*above, real))
+        elif _is_image(entry):
+            yield entry.path
+        elif entry.is_file():
+            unused[os.path.splitext(entry.name)[1].lower()] += 1
+
+
+def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
+    """Folder by class; symbolic links to folders count. Counts files beside them by their suffix."""
     folders: dict[str, Path] = {}
     for entry in _entries(folder):
-        if entry.name[0] == "." or not entry.is_dir():
+        if entry.name[0] == ".":
+            continue
+        if not entry.is_dir():
+            unused[os.path.splitext(entry.name)[1].lower()] += 1
             continue
         name = normalized_name(entry.name)
         if name != printable(name):

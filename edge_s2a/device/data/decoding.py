@@ -22,7 +22,7 @@ from PIL import (
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.preprocessing import resized_size
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # Whatever else Pillow could read is not tried: each format is code that a hostile file reaches.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 PLUGINS = (
