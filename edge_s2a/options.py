@@ -234,7 +234,14 @@ class TrainOptions(ArtifactOptions, StepOptions):
         convert=size_or_auto,
         record="memory_budget_bytes",
     )
-    val_data: StrPath | None = option("validation images; default: DATA/val", default=None)
+    val_data: StrPath | None = option("validation images; default: DATA/val", default=None, alternatives="validation")
+    val_split: float | None = option(
+        "where there are no validation images, this share of the training images of each class, chosen by --seed",
+        default=None,
+        bounds=SHARE,
+        alternatives="validation",
+        decides_result=True,
+    )
     epochs: int = option("passes over the images", default=15, bounds=POSITIVE, decides_result=True)
     warmup_epochs: float = option(
         "epochs in which the learning rate rises to its peak", default=1.0, bounds=NOT_NEGATIVE, decides_result=True

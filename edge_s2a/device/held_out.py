@@ -15,7 +15,8 @@ from edge_s2a.artifact.files import atomic_writer, read_bytes
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.manifest import has_type
 from edge_s2a.device.average import averaged
-from edge_s2a.device.evaluate import log_softmax
+from edge_s2a.device.closed_form.calibration import best_temperature, log_loss
+from edge_s2a.device.data.split import stratified
 from edge_s2a.errors import UserError
 
 FORMAT = "edge-s2a answers 1"
@@ -59,21 +60,22 @@ class Verdict(NamedTuple):
 def choose_places(labels: np.ndarray, seed: int) -> np.ndarray:
     """int64 (images,): the places of the images to hold out, one of ONE_OF of each class, at random. labels: int
     (images,)."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    share = min(1.0, MOST_HELD_OUT / max(1, len(labels) // ONE_OF))
-    chosen = [order[labels[order] == label] for label in np.unique(labels)]
-    return np.sort(np.concatenate([places[: int(share * len(places)) // ONE_OF] for places in chosen]))
+    return stratified(labels, min(1 / ONE_OF, MOST_HELD_OUT / max(1, len(labels))), seed)
 
 
 def judge(held: Answers, trained: np.ndarray) -> Verdict:
-    """The share of the least log loss. trained: float32 (images, classes), logits of the adapter, which was not trained
-    on these images."""
+    """The share of the least log loss, each at the temperature that suits it best: an adapter that was trained with
+    label smoothing is less sure than it should be, which says nothing about what it knows.
 
-    def log_loss(share: float) -> float:
-        logits = averaged(held.logits, trained, share)
-        return -float(log_softmax(logits)[np.arange(len(held.labels)), held.labels].mean())
+    trained: float32 (images, classes), logits of the adapter, which was not trained on these images.
+    """
+    weights = np.full(len(held.labels), 1 / len(held.labels))
 
-    share = min(SHARES, key=log_loss)
+    def loss(share: float) -> float:
+        logits = averaged(held.logits, trained, share).astype(np.float64)
+        return log_loss(logits, held.labels, weights, best_temperature(logits, held.labels, weights))
+
+    share = min(SHARES, key=loss)
     return Verdict(
         share,
         len(held.labels),

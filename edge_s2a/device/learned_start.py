@@ -26,6 +26,7 @@ from edge_s2a.device.data.dataset import Dataset, open_dataset
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.data.pixels import image_digest
+from edge_s2a.device.data.split import divided, labels_of
 from edge_s2a.device.evaluate import score
 from edge_s2a.device.held_out import (
     Answers,
@@ -79,6 +80,11 @@ def learn_first(options: TrainOptions) -> None:
     `learn` does: the same call then goes on from there.
     """
     run = Path(options.output)
+    if options.val_split:
+        raise UserError(
+            f"--val-split and --start {options.start} both hold images out; leave --val-split out, the summary has the "
+            "accuracy on held-out images"
+        )
     manifest = require_adapter(Path(options.artifact))
     dataset = open_dataset(Path(options.data), "train", manifest.labels, manifest.num_classes)
     with RunFolder(run) as folder:
@@ -175,10 +181,6 @@ def form_within(state: State, options: TrainOptions) -> Form:
     return form
 
 
-def labels_of(dataset: Dataset) -> np.ndarray:
-    return np.array([sample.label for sample in dataset.samples])
-
-
 # -- the training --------------------------------------------------------------------------------------
 
 
@@ -196,13 +198,6 @@ def learned_before(options: TrainOptions, classes: list[str], dataset: Dataset) 
     return learned
 
 
-def without_held_out(dataset: Dataset, seed: int) -> Dataset:
-    """The images that are left to train on."""
-    held_out = set(choose_places(labels_of(dataset), seed).tolist())
-    samples = [sample for place, sample in enumerate(dataset.samples) if place not in held_out]
-    return dataclasses.replace(dataset, samples=samples, digests={})
-
-
 def try_out(
     options: TrainOptions, trainer: Trainer, learned: Learned, dataset: Dataset, interruption: Interruption
 ) -> ComparedFacts:
@@ -212,7 +207,8 @@ def try_out(
     before = read_summary(path) if is_continued(options) else None
     if before is not None and before.compared is not None:
         return before.compared
-    rest = DatasetImages(without_held_out(dataset, options.seed), trainer.runtime, options.augment, options.seed)
+    training, _ = divided(dataset, choose_places(labels_of(dataset), options.seed))
+    rest = DatasetImages(training, trainer.runtime, options.augment, options.seed)
     trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path)
     length = length_of(trial, rest.count)
     progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)

@@ -6,6 +6,7 @@ from typing import Any
 
 from edge_s2a.device.data.dataset import has_split, open_dataset, unused_files
 from edge_s2a.device.data.feature_cache import FeatureCache
+from edge_s2a.device.data.split import divided, labels_of, stratified
 from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learned_start import (
     is_continued,
@@ -88,11 +89,21 @@ def open_images(options: TrainOptions, trainer: Trainer) -> tuple[DatasetImages,
     data, classes = Path(options.data), trainer.manifest.num_classes
     training = open_dataset(data, "train", trainer.manifest.labels, classes)
     trainer.classes = training.classes
-    images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
     val_path = options.val_data or (data if has_split(data, "val") else None)
-    if val_path is None:
-        return images, None
-    return images, DatasetImages(open_dataset(Path(val_path), "val", training.classes, classes), trainer.runtime)
+    validation = None
+    if val_path is not None:
+        if options.val_split:
+            raise UserError(f"{val_path} has validation images; leave --val-split out")
+        validation = open_dataset(Path(val_path), "val", training.classes, classes)
+    elif options.val_split:
+        places = stratified(labels_of(training), options.val_split, options.seed)
+        if not len(places):
+            raise UserError(
+                f"--val-split {options.val_split} of so few images of each class is none; give a larger share"
+            )
+        training, validation = divided(training, places)
+    images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
+    return images, None if validation is None else DatasetImages(validation, trainer.runtime)
 
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:

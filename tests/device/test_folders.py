@@ -1,5 +1,6 @@
 """Folders of images as people have them: nested, with splits of other names, with files that are no images."""
 
+import json
 import os
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from edge_s2a.device.data.dataset import has_split, open_dataset, split_folder, unused_files
 from edge_s2a.errors import UserError
-from tests.helpers.commands import run_command, run_here
+from tests.helpers.commands import assert_refused, run_command, run_here
 from tests.helpers.images import write_images
 
 
@@ -129,3 +130,39 @@ def test_training_accuracy_is_not_called_the_best(folder, small_artifact, tmp_pa
         "--epochs", 1, "--json",
     )  # fmt: skip
     assert (done.json["val_accuracy"], done.json["best_accuracy"]) == (None, None)
+
+
+# -- --val-split ---------------------------------------------------------------------------------------
+
+
+def train(artifact, folder, run, *more):
+    return run_command(
+        "train", artifact, "--data", folder, "--output", run, "--memory-budget", "300MiB", "--epochs", 1, *more,
+        "--json",
+    )  # fmt: skip
+
+
+def test_a_share_of_each_class_validates(folder, small_artifact, tmp_path):
+    """The same images each time, recorded, and none of them trained on."""
+    for name in ("first", "second"):
+        done = train(small_artifact, folder, tmp_path / name, "--val-split", 0.25)
+        assert done.returncode == 0, done.stderr
+        assert done.json["best_accuracy"] is not None
+    lines = [(tmp_path / name / "predictions.jsonl").read_text().splitlines() for name in ("first", "second")]
+    images = [[json.loads(line)["image"] for line in part] for part in lines]
+    assert images[0] == images[1]
+    assert sorted(image.split("/")[0] for image in images[0]) == ["blue", "green", "red"]
+    facts = json.loads((tmp_path / "first" / "run.json").read_text())
+    assert (facts["data"]["train"]["images"], facts["data"]["val"]["images"]) == (9, 3)
+    assert facts["settings"]["val_split"] == 0.25
+
+
+def test_a_share_that_makes_no_sense_is_refused(folder, small_artifact, tmp_path):
+    run = tmp_path / "run"
+    assert_refused(train(small_artifact, folder, run, "--val-split", 0.1), 2, "give a larger share")
+    assert_refused(
+        train(small_artifact, folder, run, "--val-split", 0.5, "--start", "auto"), 2, "leave --val-split out"
+    )
+    write_images(folder / "valid", 2, seed=1)
+    assert_refused(train(small_artifact, folder, run, "--val-split", 0.5), 2, "leave --val-split out")
+    assert_refused(train(small_artifact, folder, run, "--val-split", "nan"), 2, "val-split")

@@ -106,6 +106,13 @@ def test_two_that_err_on_different_images_are_averaged():
     assert (verdict.learned_accuracy, verdict.trained_accuracy, verdict.accuracy) == (16 / 24, 16 / 24, 1)
 
 
+def test_an_adapter_is_not_left_out_for_being_unsure():
+    """As label smoothing makes it: it is always right, and says so with 40 per cent."""
+    unsure, wrong_once = RIGHT / 16, RIGHT.copy()
+    wrong_once[0] = np.roll(RIGHT[0], 1)
+    assert judge(answers(wrong_once), unsure).share > 0
+
+
 def test_an_adapter_whose_answers_are_no_numbers_is_left_out():
     verdict = judge(answers(RIGHT), np.full_like(RIGHT, np.nan))
     assert (verdict.share, verdict.learned_accuracy, verdict.accuracy) == (0, 1, 1)

@@ -1,0 +1,30 @@
+"""Divides the images of a dataset in two, class by class."""
+
+import dataclasses
+
+import numpy as np
+
+from edge_s2a.device.data.dataset import Dataset
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """int64 (images,): the places, in order, of this share of the images of each class, rounded down, chosen at random.
+    labels: int (images,)."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    by_class = [order[labels[order] == label] for label in np.unique(labels)]
+    return np.sort(np.concatenate([places[: int(share * len(places))] for places in by_class]))
+
+
+def divided(dataset: Dataset, places: np.ndarray) -> tuple[Dataset, Dataset]:
+    """(the images at other places, those at these)."""
+    chosen = set(places.tolist())
+    rest = [sample for place, sample in enumerate(dataset.samples) if place not in chosen]
+    part = [dataset.samples[place] for place in places.tolist()]
+    return dataclasses.replace(dataset, samples=rest, digests={}), dataclasses.replace(
+        dataset, samples=part, digests={}
+    )
+
+
+def labels_of(dataset: Dataset) -> np.ndarray:
+    """int (images,)"""
+    return np.array([sample.label for sample in dataset.samples])
