@@ -53,6 +53,7 @@ from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import common
 from edge_s2a.options import LEARNED, MEANS, LearnOptions, TrainOptions
 from edge_s2a.run.compared import describe
+from edge_s2a.run.knowledge import read_learning
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.reader import read_summary
 from edge_s2a.run.schema import ANSWERS, BEST, LEARNED_FIRST, TRIAL, ComparedFacts
@@ -204,9 +205,9 @@ def try_out(
     """Trains without the held-out images for a part of the epochs, and says what these say. `dataset` has all images.
     Raises what the training raises; the same call then goes on from there, and when it is done, says so again."""
     path = Path(options.output) / TRIAL
-    before = read_summary(path) if is_continued(options) else None
-    if before is not None and before.compared is not None:
-        return before.compared
+    finished = read_summary(path) if is_continued(options) else None
+    if finished is not None and finished.compared is not None:
+        return finished.compared
     training, _ = divided(dataset, choose_places(labels_of(dataset), options.seed))
     rest = DatasetImages(training, trainer.runtime, options.augment, options.seed)
     trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path)
@@ -224,13 +225,13 @@ def try_out(
         if not len(logits):
             raise UserError(f"no image of {dataset.where} that was held out can be read any more; check the data")
         verdict = judge(answers, logits)
-        record = knowledge_of(options, trainer).record
+        one_pass = read_learning(Path(options.output) / LEARNED_FIRST)
         compared = ComparedFacts(
             **verdict._asdict(),
-            learned_seconds=record.get("seconds"),
-            learned_peak_rss_bytes=record.get("peak_rss_bytes"),
-            learned_val_accuracy=record.get("val_accuracy"),
-            val_accuracy=record.get("val_accuracy"),
+            learned_seconds=one_pass.seconds,
+            learned_peak_rss_bytes=one_pass.peak_rss_bytes,
+            learned_val_accuracy=one_pass.val_accuracy,
+            val_accuracy=one_pass.val_accuracy,
         )
         progress.message(describe(compared))
         loop.finish(compared)

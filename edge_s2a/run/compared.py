@@ -1,5 +1,6 @@
 """Says in words how a training compares with what was learned in one pass before it."""
 
+from edge_s2a.run import text
 from edge_s2a.run.schema import ComparedFacts
 
 
@@ -23,4 +24,4 @@ def kept(compared: ComparedFacts) -> str:
 
 
 def percent(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{100 * accuracy:.1f} %"
+    return "unknown" if accuracy is None else text.percent(accuracy)

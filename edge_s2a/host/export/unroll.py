@@ -1,5 +1,6 @@
 """A program of an artifact as one ONNX graph: its calls written out one after the other."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,17 +57,26 @@ def add_call(unrolled: Unrolled, graph: GraphProto, call: program.Call, prefix: 
     for initializer in graph.initializer:
         unrolled.constants[named(initializer.name)] = numpy_helper.to_array(initializer)
     for value in [*graph.input, *graph.output, *graph.value_info]:
-        renamed = ValueInfoProto()
-        renamed.CopyFrom(value)
-        renamed.name = named(value.name)
-        unrolled.values[renamed.name] = renamed
-    for node in graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.name = named(node.name)
-        copy.input[:] = [named(value) for value in node.input]
-        copy.output[:] = [named(value) for value in node.output]
-        unrolled.nodes.append(copy)
+        unrolled.values[named(value.name)] = renamed_value(value, named)
+    unrolled.nodes += [renamed_node(node, named) for node in graph.node]
+
+
+def renamed_node(node: NodeProto, named: Callable[[str], str]) -> NodeProto:
+    """A copy in which everything has its new name."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.name = named(node.name)
+    copy.input[:] = map(named, node.input)
+    copy.output[:] = map(named, node.output)
+    return copy
+
+
+def renamed_value(value: ValueInfoProto, named: Callable[[str], str]) -> ValueInfoProto:
+    """A copy that has its new name."""
+    copy = ValueInfoProto()
+    copy.CopyFrom(value)
+    copy.name = named(value.name)
+    return copy
 
 
 def renamed(unrolled: Unrolled, prefix: str) -> Unrolled:
@@ -76,19 +86,8 @@ def renamed(unrolled: Unrolled, prefix: str) -> Unrolled:
     def named(value: str) -> str:
         return value if not value or value == IMAGE or value in unrolled.frozen else prefix + value
 
-    nodes, values = [], {}
-    for node in unrolled.nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        copy.name = prefix + node.name
-        copy.input[:] = map(named, node.input)
-        copy.output[:] = map(named, node.output)
-        nodes.append(copy)
-    for name, value in unrolled.values.items():
-        info = ValueInfoProto()
-        info.CopyFrom(value)
-        info.name = named(name)
-        values[info.name] = info
+    nodes = [renamed_node(node, named) for node in unrolled.nodes]
+    values = {named(name): renamed_value(value, named) for name, value in unrolled.values.items()}
     constants = {named(name): array for name, array in unrolled.constants.items()}
     return Unrolled(nodes, constants, unrolled.frozen, values)
 
