@@ -201,6 +201,10 @@ class PlanOptions(ArtifactOptions, BatchOptions):
         metavar="IMAGES",
     )
     classes: int = option("with learn, the number of classes", default=16, bounds=POSITIVE)
+    images: int = option(
+        "plan for training on a folder of this number of images, whose index takes memory, too", default=0,
+        bounds=NATURAL,
+    )  # fmt: skip
 
     memory_budget: int | str = option(
         MEMORY_BUDGET,

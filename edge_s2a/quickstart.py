@@ -120,9 +120,9 @@ def linear_probe(description: dict[str, Any], data: Path) -> float:
     sets = []
     for split in ("train", "val"):
         dataset = open_dataset(data, split, None, CLASSES)
-        pixels = np.stack([load_pixels(dataset, i, preprocessing) for i in range(len(dataset.samples))])
+        pixels = np.stack([load_pixels(dataset, i, preprocessing) for i in range(len(dataset))])
         features = model.forward_head(model.forward_features(normalized(pixels, preprocessing)), pre_logits=True)
-        sets.append((features.numpy(), [sample.label for sample in dataset.samples]))
+        sets.append((features.numpy(), dataset.labels.tolist()))
     probe = LogisticRegression(max_iter=2000).fit(*sets[0])
     return float(probe.score(*sets[1]))
 

@@ -11,17 +11,23 @@ from edge_s2a.options import EvalOptions
 
 
 def run(options: EvalOptions, output: Output) -> int:
-    from edge_s2a.device.classifier import load_classifier
+    from edge_s2a.artifact.archive import Artifact
+    from edge_s2a.device.classifier import classes_of, load_classifier
     from edge_s2a.device.data.dataset import open_dataset, unused_files
     from edge_s2a.device.evaluate import evaluate
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
-    from edge_s2a.device.memory.process import peak_resident_bytes
+    from edge_s2a.device.memory.index import index_memory
+    from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
-    classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings)
-    dataset = open_dataset(Path(options.data), "val", classifier.classes, len(classifier.classes))
+    make_allocator_predictable()
+    manifest = Artifact(Path(options.artifact)).manifest
+    classes = classes_of(Path(options.adapter), manifest)
+    dataset = open_dataset(Path(options.data), "val", classes, len(classes))
+    index = index_memory(manifest, dataset)
+    classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings, index)
     if (unused := unused_files(dataset)) and not output.quiet:
         print(unused, file=sys.stderr)
     result = evaluate(classifier.logits, classifier.runtime.collator, dataset)

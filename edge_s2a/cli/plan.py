@@ -22,10 +22,12 @@ def run(options: PlanOptions, output: Output) -> int:
     import edge_s2a.device.training_run  # noqa: F401 - the plan measures everything that training imports
     from edge_s2a.device.load import plan_memory, start_engine
     from edge_s2a.device.memory.available import parse_budget
+    from edge_s2a.device.memory.index import usual_index_memory
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
-    memory = plan_memory(Path(options.artifact), budget_bytes, options.batch_size, settings, options.optimizer)
+    index = usual_index_memory(Artifact(Path(options.artifact)).manifest, options.images)
+    memory = plan_memory(Path(options.artifact), budget_bytes, options.batch_size, settings, options.optimizer, index)
     micro_batch = f"{memory.micro_batch_size} of {memory.batch_size} images"
     show(memory, {"batch_size": memory.batch_size}, [("micro-batch", micro_batch)], output)
     return 0
@@ -33,18 +35,22 @@ def run(options: PlanOptions, output: Output) -> int:
 
 def plan_learning(options: PlanOptions, output: Output) -> int:
     import edge_s2a.device.learning_run  # noqa: F401 - the plan measures everything that learning imports
+    from edge_s2a.artifact.archive import Artifact
     from edge_s2a.artifact.program import TO_LEARN
     from edge_s2a.codec.features import Layout
     from edge_s2a.device.learning_plan import Expected, plan_learning
     from edge_s2a.device.load import measure_loaded, start_engine
     from edge_s2a.device.memory.available import parse_budget
+    from edge_s2a.device.memory.index import usual_index_memory
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
-    measurement = measure_loaded(Path(options.artifact), settings, TO_LEARN)
-    layout = Layout("float16", measurement.artifact.manifest.taps)
     images = options.learn or LEARNED_IMAGES
-    memory, form = plan_learning(measurement, layout, Expected(images, 0, None, options.classes), budget_bytes)
+    index = usual_index_memory(Artifact(Path(options.artifact)).manifest, images)
+    measurement = measure_loaded(Path(options.artifact), settings, TO_LEARN, index)
+    layout = Layout("float16", measurement.artifact.manifest.taps)
+    expected = Expected(images, 0, None, options.classes)
+    memory, form = plan_learning(measurement, layout, expected, budget_bytes)
     used = layout.width - layout.first_column(form.groups)
     facts = {
         "images": images,

@@ -36,8 +36,15 @@ def run(options: TrainOptions, output: Output) -> int:
             raise KeyboardInterrupt("interrupted; a checkpoint was written, --resume continues") from interruption
         raise
     output.show(summary, rows(summary))
-    learned_peak_bytes = summary.get("compared", {}).get("learned_peak_rss_bytes") or 0
-    return exit_code("train", max(summary["peak_rss_bytes"], learned_peak_bytes), summary["budget_bytes"])
+    return exit_code("train", most_bytes(summary), summary["budget_bytes"])
+
+
+def most_bytes(summary: dict[str, Any]) -> int:
+    """The largest peak of all processes of the run, as if all had had the budget of the last one."""
+    learned_bytes = summary.get("compared", {}).get("learned_peak_rss_bytes") or 0
+    # An earlier process may have had a larger budget: what counts is by how much it was exceeded.
+    exceeded_bytes = summary["budget_bytes"] + summary["excess_bytes"] if summary["excess_bytes"] else 0
+    return max(summary["peak_rss_bytes"], learned_bytes, exceeded_bytes)
 
 
 def continue_in_fresh_process(*options: str) -> NoReturn:
@@ -57,7 +64,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
             f"{summary['trainable_parameters'] if is_trained else 0} of {summary['total_parameters']} parameters",
         ),
         ("predicted peak", format_size(summary["predicted_peak_bytes"])),
-        peak_row(summary["peak_rss_bytes"], summary["budget_bytes"]),
+        peak_row(most_bytes(summary), summary["budget_bytes"]),
         ("memory budget", format_size(summary["budget_bytes"])),
         ("skipped images", summary["skipped_images"]),
         ("results", summary["output"]),

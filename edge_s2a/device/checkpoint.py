@@ -42,6 +42,7 @@ class Position:
     lowest_loss: float = float("inf")  # of an epoch, or of the first step
     training_s: float = 0.0  # in optimizer steps
     elapsed_s: float = 0.0  # in all
+    excess_bytes: int = 0  # the most by which a process of the run exceeded its memory budget
 
 
 def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays], settings: dict) -> None:

@@ -11,6 +11,7 @@ from edge_s2a.artifact.adapter import copy_into, load_adapter
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.knowledge import Taught, is_knowledge, load_taught
 from edge_s2a.artifact.learned import Head
+from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.program import TO_LEARN
 from edge_s2a.device.average import Average, average_bytes
 from edge_s2a.device.closed_form.solve import scores
@@ -19,6 +20,7 @@ from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import EngineSettings, Inputs
 from edge_s2a.device.engine.batches import taps_of
 from edge_s2a.device.load import INFERENCE_BATCH_SIZE, load, load_planned, measure_loaded, within_budget
+from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
 from edge_s2a.device.runtime import Runtime
 
 
@@ -52,30 +54,44 @@ class Classifier:
 
     def answers(self, dataset: Dataset) -> Iterator[tuple[list[int], Answer]]:
         """Yields (indices, answer) of all readable images, in micro-batches."""
-        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), self.runtime.collator):
+        for indices, inputs in read_batches(dataset, range(len(dataset)), self.runtime.collator):
             yield indices, self.answer(inputs)
 
 
-def load_classifier(artifact: Path, taught: Path, budget_bytes: int, settings: EngineSettings) -> Classifier:
-    """The artifact with a trained adapter or a knowledge file, for inference within a memory budget.
+def load_classifier(
+    artifact: Path, taught: Path, budget_bytes: int, settings: EngineSettings, index: IndexMemory = NO_INDEX
+) -> Classifier:
+    """The artifact with a trained adapter or a knowledge file, for inference within a memory budget. index: of the
+    images that will be read.
 
     Raises BudgetError if not even one image at a time fits, UserError if the file does not fit the artifact.
     """
     if is_knowledge(taught):
         known = load_taught(taught, Artifact(artifact).manifest)
-        runtime, classes = load_taps(artifact, budget_bytes, settings, known), known.head.classes
+        runtime, classes = load_taps(artifact, budget_bytes, settings, known, index), known.head.classes
         average = None if known.trained is None else Average(runtime.engine, known.trained, classes)
         return Classifier(runtime, classes, known.head, average)
-    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings)
+    runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings, index=index)
     tensors, classes = load_adapter(taught, runtime.artifact.manifest)
     copy_into(runtime.engine.adapter, tensors)
     return Classifier(runtime, classes, None)
 
 
-def load_taps(artifact: Path, budget_bytes: int, settings: EngineSettings, taught: Taught | None = None) -> Runtime:
+def classes_of(taught: Path, manifest: Manifest) -> list[str]:
+    """Names of the classes of a trained adapter or a knowledge file. Raises UserError if it does not fit."""
+    return load_taught(taught, manifest).head.classes if is_knowledge(taught) else load_adapter(taught, manifest)[1]
+
+
+def load_taps(
+    artifact: Path,
+    budget_bytes: int,
+    settings: EngineSettings,
+    taught: Taught | None = None,
+    index: IndexMemory = NO_INDEX,
+) -> Runtime:
     """The artifact for features of images alone, of the pretrained model or as a knowledge file has them, within a
     memory budget. Raises BudgetError if not even one image at a time fits."""
-    measurement = measure_loaded(artifact, settings, TO_LEARN)
+    measurement = measure_loaded(artifact, settings, TO_LEARN, index)
     held_bytes = average_bytes(taught.trained if taught else None)
     plan = within_budget(lambda limit: measurement.plan(limit, INFERENCE_BATCH_SIZE, held_bytes), budget_bytes)
     runtime = load_planned(artifact, settings, TO_LEARN, plan)

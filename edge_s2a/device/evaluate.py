@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import Dataset, printable
+from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.run.schema import PredictionLine
@@ -57,10 +56,9 @@ def evaluate(
     logits: Logits, collator: Collator, dataset: Dataset, predictions: BinaryIO | None = None
 ) -> dict[str, Any]:
     """Evaluates all images of a dataset; see `evaluate_batches`."""
-    labels = np.array([sample.label for sample in dataset.samples])
     batches = (
-        ([image_name(dataset, index) for index in indices], inputs, labels[indices])
-        for indices, inputs in read_batches(dataset, range(len(dataset.samples)), collator)
+        ([dataset.name(index) for index in indices], inputs, dataset.labels[indices].astype(np.int64))
+        for indices, inputs in read_batches(dataset, range(len(dataset)), collator)
     )
     return evaluate_batches(logits, batches, dataset.classes, predictions)
 
@@ -104,11 +102,3 @@ def prediction_lines(names: list[str], labels: np.ndarray, logits: np.ndarray, c
             probability=probability if math.isfinite(probability) else None,
         )
         yield json_line(line).encode()
-
-
-def image_name(dataset: Dataset, index: int) -> str:
-    """The path of image `index` below the data's folder, which may be moved; or its number in a .npz."""
-    source = dataset.samples[index].source
-    if isinstance(source, Path) and source.is_relative_to(dataset.where):
-        source = source.relative_to(dataset.where)
-    return printable(str(source))

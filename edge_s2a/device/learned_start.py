@@ -26,7 +26,7 @@ from edge_s2a.device.data.dataset import Dataset, open_dataset
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.data.pixels import image_digest
-from edge_s2a.device.data.split import divided, labels_of
+from edge_s2a.device.data.split import divided
 from edge_s2a.device.evaluate import score
 from edge_s2a.device.held_out import (
     Answers,
@@ -114,9 +114,9 @@ def learn_and_answer(options: TrainOptions, dataset: Dataset) -> Learned:
     output = Path(options.output) / LEARNED_FIRST
     validation = no_answers(len(dataset.classes))
 
-    def validate(path: Path, learner: Learner) -> dict[str, Any]:
+    def validate(images: Dataset, learner: Learner) -> dict[str, Any]:
         nonlocal validation
-        validation = answers_of(path, learner)
+        validation = answers_of(images, learner)
         right, loss = score(validation.logits, validation.labels)
         count = len(validation.labels)
         return {"accuracy": right / count if count else None, "loss": loss / count if count else None}
@@ -128,22 +128,21 @@ def learn_and_answer(options: TrainOptions, dataset: Dataset) -> Learned:
     return Learned(state.classes, answers_for_held_out(options, dataset, state), validation)
 
 
-def answers_of(path: Path, learner: Learner) -> Answers:
+def answers_of(dataset: Dataset, learner: Learner) -> Answers:
     """What the classifier says of validation images."""
-    dataset = open_dataset(path, "val", learner.classes, None)
     found = no_answers(len(learner.classes))
     places, logits = [found.places], [found.logits]
-    for indices, inputs in read_batches(dataset, range(len(dataset.samples)), learner.collator):
+    for indices, inputs in read_batches(dataset, range(len(dataset)), learner.collator):
         places.append(np.array(indices))
         logits.append(learner.logits(inputs))
     chosen = np.concatenate(places)
-    return Answers(chosen, labels_of(dataset)[chosen], np.concatenate(logits))
+    return Answers(chosen, dataset.labels[chosen].astype(np.int64), np.concatenate(logits))
 
 
 def answers_for_held_out(options: TrainOptions, dataset: Dataset, state: State) -> Answers:
     """The closed form of the other images answers for those that are held out. Raises BudgetError if there is no memory
     for it."""
-    places, digests = readable(dataset, choose_places(labels_of(dataset), options.seed))
+    places, digests = readable(dataset, choose_places(dataset.labels, options.seed))
     rest, left_out = states.leave_out(state, digests)
     if rest.classes != state.classes or not len(left_out.labels):
         return no_answers(len(state.classes))
@@ -193,7 +192,7 @@ def learned_before(options: TrainOptions, classes: list[str], dataset: Dataset) 
     learned = load_learned(Path(options.output) / ANSWERS)
     if not len(learned.held_out.places):
         return None
-    places = choose_places(labels_of(dataset), options.seed)
+    places = choose_places(dataset.labels, options.seed)
     if learned.classes != sorted(classes) or not np.isin(learned.held_out.places, places).all():
         raise UserError(f"{options.data} has other images than when {options.output} was begun; begin again")
     return learned
@@ -208,7 +207,7 @@ def try_out(
     finished = read_summary(path) if is_continued(options) else None
     if finished is not None and finished.compared is not None:
         return finished.compared
-    training, _ = divided(dataset, choose_places(labels_of(dataset), options.seed))
+    training, _ = divided(dataset, choose_places(dataset.labels, options.seed))
     rest = DatasetImages(training, trainer.runtime, options.augment, options.seed)
     trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path)
     length = length_of(trial, rest.count)

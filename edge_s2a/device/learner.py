@@ -120,7 +120,7 @@ class Learner:
         self.become(states.empty(self.layout))
 
     def _plan(self, expected: Expected) -> LearningPlan:
-        measurement = measure_loaded(Path(self.options.artifact), self.engine_settings, TO_LEARN)
+        measurement = measure_loaded(Path(self.options.artifact), self.engine_settings, TO_LEARN, expected.image_index)
 
         plans: dict[int, LearningPlan] = {}
 

@@ -9,6 +9,7 @@ from edge_s2a.device.average import average_bytes
 from edge_s2a.device.closed_form.form import Form, Kind, choose_form, sums_bytes_of, work_bytes
 from edge_s2a.device.load import INFERENCE_BATCH_SIZE, Measurement
 from edge_s2a.device.memory.budget import MemoryPlan
+from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
 
 IMAGE_BYTES = 192  # of an image's digest, label and place, in several arrays and a table of digests
 SMALLEST_BLOCK = 8
@@ -22,6 +23,7 @@ class Expected(NamedTuple):
     folded_groups: int | None  # of the sums; None where there are none
     classes: int
     trained: Trained | None = None  # that answers beside the closed form
+    image_index: IndexMemory = NO_INDEX  # of the images that will be read
 
 
 class LearningPlan(NamedTuple):

@@ -19,7 +19,8 @@ from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.learner import Learned, Learner
 from edge_s2a.device.learning_plan import Expected
-from edge_s2a.device.memory.process import peak_resident_bytes
+from edge_s2a.device.memory.index import index_memory
+from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.errors import UserError
 from edge_s2a.option import common, optional_path, paths
@@ -29,8 +30,8 @@ from edge_s2a.run.knowledge import partial_of
 from edge_s2a.run.progress import Progress
 from edge_s2a.sizes import format_size
 
-Validate = Callable[[Path, Learner], dict[str, Any]]
-"""Returns accuracy and loss on the validation images of a path, as `evaluate` does."""
+Validate = Callable[[Dataset, Learner], dict[str, Any]]
+"""Returns accuracy and loss on validation images, as `evaluate` does."""
 
 
 def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, Any]:
@@ -44,13 +45,16 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
     artifact, output, before = places(options)
     make_folder(output.parent)
     with Interruption():
+        make_allocator_predictable()
         dataset = None if options.data is None else open_dataset(Path(options.data), "train", None, None)
+        val_path = validation_path(options)
+        validation = None if val_path is None else open_dataset(val_path, "val", None, None)
         manifest = Artifact(artifact).manifest
         others = {path: load_knowledge(path, manifest) for path in paths(options.merge or [])}
-        learner = Learner.expecting(
-            learner_options(options, artifact), expected(options, manifest, before, list(others.values()), dataset)
-        )
-        progress = Progress(max(1, len(dataset.samples) if dataset else 0), learner.plan.budget_bytes, options.quiet)
+        expected = what_to_expect(options, manifest, before, list(others.values()), dataset)
+        expected = expected._replace(image_index=index_memory(manifest, dataset, validation))
+        learner = Learner.expecting(learner_options(options, artifact), expected)
+        progress = Progress(max(1, len(dataset) if dataset else 0), learner.plan.budget_bytes, options.quiet)
         progress.message(description(learner))
         if dataset is not None and (unused := unused_files(dataset)):
             progress.message(unused)
@@ -62,8 +66,7 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
             learner.rename(old, new)
         for what in options.forget or []:
             learner.forget(what)
-        val_path = validation_path(options)
-        require_known_classes(val_path, {*learner.classes, *(dataset.classes if dataset else [])})
+        require_known_classes(validation, {*learner.classes, *(dataset.classes if dataset else [])})
         learned = Learned(0, 0, 0)
         if dataset is not None:
             learned = learn_dataset(learner, dataset, partial_of(output), progress)
@@ -71,14 +74,16 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
             progress.message("the trained adapter knows other classes, and is left out; train again to have one")
         if not learner.images:
             raise UserError("no image is left to learn from; give --data with images that can be read")
-        validation = None if val_path is None else (validate or evaluate_on)(val_path, learner)
+        validated = None
+        if validation is not None:
+            validated = (validate or evaluate_on)(validation.renumbered(learner.classes), learner)
         summary = dataclasses.replace(
             learner.summary(),
             new_images=learned.new,
             known_images=learned.known,
             skipped_images=learned.skipped,
-            val_accuracy=validation["accuracy"] if validation else None,
-            val_loss=validation["loss"] if validation else None,
+            val_accuracy=validated["accuracy"] if validated else None,
+            val_loss=validated["loss"] if validated else None,
             seconds=time.monotonic() - started_s,
         )
         learner.save_with(output, summary)
@@ -117,7 +122,7 @@ def learner_options(options: LearnOptions, artifact: Path) -> LearnerOptions:
     return LearnerOptions(**{**common(options, LearnerOptions), "artifact": artifact})
 
 
-def expected(
+def what_to_expect(
     options: LearnOptions,
     manifest: Manifest,
     before: Knowledge | None,
@@ -126,7 +131,7 @@ def expected(
 ) -> Expected:
     """What there will be to solve for, at most."""
     state: State = before.state if before else states.empty(Layout(options.codes, manifest.taps))
-    images = int(state.counts.sum()) + (len(dataset.samples) if dataset else 0)
+    images = int(state.counts.sum()) + (len(dataset) if dataset else 0)
     classes = {*state.classes, *(dataset.classes if dataset else [])}
     for other in others:
         images, classes = images + int(other.state.counts.sum()), classes | {*other.state.classes}
@@ -157,21 +162,21 @@ def validation_path(options: LearnOptions) -> Path | None:
     return optional_path(options.val_data) or (data if data is not None and has_split(data, "val") else None)
 
 
-def require_known_classes(path: Path | None, classes: set[str]) -> None:
+def require_known_classes(validation: Dataset | None, classes: set[str]) -> None:
     """Raises UserError, before any image is read, if there are validation images of classes that nothing teaches."""
-    if path is None:
+    if validation is None:
         return
-    unknown = sorted(set(open_dataset(path, "val", None, None).classes) - classes)
+    unknown = sorted(set(validation.classes) - classes)
     if unknown:
         raise UserError(
-            f"{path} has validation images of {', '.join(unknown)}, of which nothing is learned; add images of these "
-            "to --data, or take the folders away"
+            f"{validation.where} has validation images of {', '.join(unknown)}, of which nothing is learned; add "
+            "images of these to --data, or take the folders away"
         )
 
 
-def evaluate_on(path: Path, learner: Learner) -> dict[str, Any]:
+def evaluate_on(validation: Dataset, learner: Learner) -> dict[str, Any]:
     """Accuracy and loss on the validation images."""
-    return evaluate(learner.logits, learner.collator, open_dataset(path, "val", learner.classes, None))
+    return evaluate(learner.logits, learner.collator, validation)
 
 
 def description(learner: Learner) -> str:

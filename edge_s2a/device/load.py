@@ -24,6 +24,7 @@ from edge_s2a.device.memory.budget import (
     measure,
     smaller_budget,
 )
+from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
 from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
 from edge_s2a.device.processors import usable_cores
 from edge_s2a.device.runtime import Runtime
@@ -52,28 +53,41 @@ class Measurement(NamedTuple):
     graphs: dict[str, GraphPlan]  # the memory plans of the programs that will run
     weights: Weights
     measured: Measured
+    image_index: IndexMemory
 
     def plan(self, budget_bytes: int, batch_size: int, held_bytes: dict[str, int]) -> MemoryPlan:
         """See `make_plan`."""
-        manifest = self.artifact.manifest
-        return make_plan(manifest, self.graphs, self.weights, self.measured, budget_bytes, batch_size, held_bytes)
+        return make_plan(
+            self.artifact.manifest, self.graphs, self.weights, self.measured, budget_bytes, batch_size,
+            self.image_index.held_bytes | held_bytes,
+        )  # fmt: skip
 
 
-def measure_loaded(path: Path, settings: EngineSettings, programs: Collection[str]) -> Measurement:
-    """Loads the graphs of these programs to measure them, and runs nothing. Takes tenths of a second."""
+def measure_loaded(
+    path: Path, settings: EngineSettings, programs: Collection[str], index: IndexMemory = NO_INDEX
+) -> Measurement:
+    """Loads the graphs of these programs to measure them, and runs nothing. Takes tenths of a second. index: of the
+    images that will be read."""
     make_allocator_predictable()
     libraries_bytes = resident_bytes()
     artifact = Artifact(path)
     graphs = _planned_graphs(artifact, settings.threads, programs)
     engine = OnnxRuntimeEngine(artifact, settings, programs)
-    measured = measure(libraries_bytes)  # while there is an engine to measure
-    return Measurement(artifact, graphs, Weights(engine.weight_bytes, engine.streamed_weight_bytes), measured)
+    measured = measure(libraries_bytes, index)  # while there is an engine to measure
+    weights = Weights(engine.weight_bytes, engine.streamed_weight_bytes)
+    return Measurement(artifact, graphs, weights, measured, index)
 
 
 def load(
-    path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
+    path: Path,
+    budget_bytes: int,
+    batch_size: int,
+    settings: EngineSettings,
+    optimizer: str | None = None,
+    index: IndexMemory = NO_INDEX,
 ) -> Runtime:
-    """Loads an artifact for training with `optimizer`, or for inference alone without one.
+    """Loads an artifact for training with `optimizer`, or for inference alone without one. index: of the images that
+    will be read.
 
     Where the machine has less memory than the budget right now, the plan is for what it has. Raises BudgetError if not
     even one image at a time fits, UserError if the artifact cannot be trained.
@@ -81,16 +95,21 @@ def load(
     The graphs are loaded twice: once to measure what they take, then with the engine's arena limited to what the plan
     needs.
     """
-    measurement = _measure_to_run(path, settings, optimizer)
+    measurement = _measure_to_run(path, settings, optimizer, index)
     plan = within_budget(lambda limit: _plan(measurement, limit, batch_size, optimizer), budget_bytes)
     return load_planned(path, settings, TO_TRAIN if optimizer else TO_INFER, plan)
 
 
 def plan_memory(
-    path: Path, budget_bytes: int, batch_size: int, settings: EngineSettings, optimizer: str | None = None
+    path: Path,
+    budget_bytes: int,
+    batch_size: int,
+    settings: EngineSettings,
+    optimizer: str | None = None,
+    index: IndexMemory = NO_INDEX,
 ) -> MemoryPlan:
     """What `load` would run with the same arguments."""
-    return _plan(_measure_to_run(path, settings, optimizer), budget_bytes, batch_size, optimizer)
+    return _plan(_measure_to_run(path, settings, optimizer, index), budget_bytes, batch_size, optimizer)
 
 
 def within_budget(plan_for: Callable[[int], MemoryPlan], budget_bytes: int) -> MemoryPlan:
@@ -125,9 +144,9 @@ def require_adapter(path: Path) -> Manifest:
     return manifest
 
 
-def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None) -> Measurement:
+def _measure_to_run(path: Path, settings: EngineSettings, optimizer: str | None, index: IndexMemory) -> Measurement:
     require_adapter(path)
-    return measure_loaded(path, settings, TO_TRAIN if optimizer else TO_INFER)
+    return measure_loaded(path, settings, TO_TRAIN if optimizer else TO_INFER, index)
 
 
 def _plan(measurement: Measurement, budget_bytes: int, batch_size: int, optimizer: str | None) -> MemoryPlan:

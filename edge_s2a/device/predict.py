@@ -6,7 +6,8 @@ from typing import Any
 from edge_s2a.device.classifier import Classifier
 from edge_s2a.device.closed_form.drift import Recent
 from edge_s2a.device.closed_form.unknown import are_unknown
-from edge_s2a.device.data.dataset import Dataset, Sample, printable
+from edge_s2a.device.data.dataset import dataset_of
+from edge_s2a.device.data.paths import printable
 from edge_s2a.device.evaluate import likeliest
 from edge_s2a.errors import UserError
 
@@ -21,7 +22,7 @@ def predict(classifier: Classifier, images: list[Path], top: int, unknown: float
     """
     if unknown is not None and classifier.head is None:
         raise UserError("--unknown needs a knowledge file, which knows what was learned; give one as --adapter")
-    dataset = Dataset(Path(), classifier.classes, [Sample(path, 0) for path in images])
+    dataset = dataset_of(Path(), classifier.classes, images)
     results: list[dict[str, Any]] = []
     recent = None if classifier.head is None else Recent(classifier.head)
     for indices, (logits, features) in classifier.answers(dataset):

@@ -13,7 +13,7 @@ import PIL
 import psutil
 
 from edge_s2a.artifact.archive import Artifact
-from edge_s2a.device.data.dataset import printable
+from edge_s2a.device.data.paths import printable
 from edge_s2a.device.engine.base import Engine
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.runtime import Runtime

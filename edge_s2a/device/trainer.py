@@ -28,6 +28,7 @@ from edge_s2a.device.images.program import (
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.load import load, start_engine
 from edge_s2a.device.memory.available import parse_budget
+from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
 from edge_s2a.device.optim.accumulate import accumulate
 from edge_s2a.device.optim.clipping import clip
 from edge_s2a.device.optim.optimizer import OPTIMIZERS, forget
@@ -66,6 +67,16 @@ class Trainer:
     def __init__(self, options: TrainerOptions) -> None:
         """Loads an artifact that `pack` wrote. Raises BudgetError, which has the smallest budget that would do, and
         UserError for what is wrong otherwise."""
+        self._open(options, NO_INDEX)
+
+    @classmethod
+    def expecting(cls, options: TrainerOptions, index: IndexMemory) -> "Trainer":
+        """A trainer whose memory is planned for what is kept of its images."""
+        trainer = cls.__new__(cls)
+        trainer._open(options, index)
+        return trainer
+
+    def _open(self, options: TrainerOptions, index: IndexMemory) -> None:
         self.options = options
         self.engine_settings = start_engine(options.provider, options.threads)
         self.budget_bytes = parse_budget(options.memory_budget)
@@ -76,6 +87,7 @@ class Trainer:
             options.batch_size,
             self.engine_settings,
             options.optimizer,
+            index,
         )
         self.engine, self.collator = self.runtime.engine, self.runtime.collator
         self.manifest = self.runtime.artifact.manifest

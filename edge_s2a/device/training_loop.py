@@ -177,6 +177,7 @@ class TrainingLoop:
             seconds=position.elapsed_s,
             seconds_per_step=position.training_s / max(1, position.step),
             peak_rss_bytes=peak_resident_bytes(),
+            excess_bytes=self._excess_bytes(),
             predicted_peak_bytes=plan.predicted_peak_bytes,
             budget_bytes=plan.budget_bytes,
             batch_size=self.options.batch_size,
@@ -342,9 +343,14 @@ class TrainingLoop:
         position, now = self.position, time.monotonic()
         position.updates = self.trainer.optimizer.steps
         position.elapsed_s += now - self.started_s
+        position.excess_bytes = self._excess_bytes()
         self.started_s = now
         self.folder.save(self)
         self.saved_s = time.monotonic()
+
+    def _excess_bytes(self) -> int:
+        """The most by which this or an earlier process of the training exceeded its memory budget."""
+        return max(self.position.excess_bytes, peak_resident_bytes() - self.trainer.budget_bytes)
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns the tensors of a checkpoint, as they are: group -> name -> array."""

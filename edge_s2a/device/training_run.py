@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from edge_s2a.device.data.dataset import has_split, open_dataset, unused_files
+from edge_s2a.artifact.manifest import Manifest
+from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
 from edge_s2a.device.data.feature_cache import FeatureCache
-from edge_s2a.device.data.split import divided, labels_of, stratified
+from edge_s2a.device.data.split import divided, stratified
 from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learned_start import (
     is_continued,
@@ -17,6 +18,9 @@ from edge_s2a.device.learned_start import (
     learned_before,
     try_out,
 )
+from edge_s2a.device.load import require_adapter
+from edge_s2a.device.memory.index import index_memory
+from edge_s2a.device.memory.process import make_allocator_predictable
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
@@ -49,18 +53,25 @@ def train(options: TrainOptions) -> dict[str, Any]:
 def train_adapter(options: TrainOptions) -> dict[str, Any]:
     """The same without what comes before a training that starts from what one pass teaches."""
     with RunFolder(Path(options.output)) as folder, Interruption() as interruption:
-        trainer = Trainer(**common(options, TrainerOptions))
-        images, validation = open_images(options, trainer)
+        make_allocator_predictable()
+        manifest = require_adapter(Path(options.artifact))
+        training, held_out = open_datasets(options, manifest)
+        index = index_memory(manifest, training, held_out)
+        trainer = Trainer.expecting(TrainerOptions(**common(options, TrainerOptions)), index)
+        trainer.classes = training.classes
+        images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
+        validation = None if held_out is None else DatasetImages(held_out, trainer.runtime)
         used = as_used(options, trainer)
         length = length_of(options, images.count)
         progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
         describe(progress, trainer, images)
-        for part in filter(None, (images, validation)):
-            if unused := unused_files(part.dataset):
+        datasets = [dataset for dataset in (training, held_out) if dataset is not None]
+        for dataset in datasets:
+            if unused := unused_files(dataset):
                 progress.message(unused)
-        keep_features(options, trainer, progress)
-        learned = learned_before(options, trainer.classes, images.dataset)
-        compared = None if learned is None else try_out(used, trainer, learned, images.dataset, interruption)
+        keep_features(options, trainer, datasets, progress)
+        learned = learned_before(options, trainer.classes, training)
+        compared = None if learned is None else try_out(used, trainer, learned, training, interruption)
         loop = TrainingLoop(
             trainer, images, length, used, interruption,
             folder=folder, validation=validation, progress=progress,
@@ -80,15 +91,14 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         if learned is not None and compared is not None:
             if validation is not None:
                 trainer.adapter = loop.best
-            compared = keep_both(options, trainer, compared, learned, validation.dataset if validation else None)
+            compared = keep_both(options, trainer, compared, learned, held_out)
         return to_json(loop.finish(compared))
 
 
-def open_images(options: TrainOptions, trainer: Trainer) -> tuple[DatasetImages, DatasetImages | None]:
+def open_datasets(options: TrainOptions, manifest: Manifest) -> tuple[Dataset, Dataset | None]:
     """Returns the training images, and those for validation if there are some."""
-    data, classes = Path(options.data), trainer.manifest.num_classes
-    training = open_dataset(data, "train", trainer.manifest.labels, classes)
-    trainer.classes = training.classes
+    data, classes = Path(options.data), manifest.num_classes
+    training = open_dataset(data, "train", manifest.labels, classes)
     val_path = options.val_data or (data if has_split(data, "val") else None)
     validation = None
     if val_path is not None:
@@ -96,14 +106,13 @@ def open_images(options: TrainOptions, trainer: Trainer) -> tuple[DatasetImages,
             raise UserError(f"{val_path} has validation images; leave --val-split out")
         validation = open_dataset(Path(val_path), "val", training.classes, classes)
     elif options.val_split:
-        places = stratified(labels_of(training), options.val_split, options.seed)
+        places = stratified(training.labels, options.val_split, options.seed)
         if not len(places):
             raise UserError(
                 f"--val-split {options.val_split} of so few images of each class is none; give a larger share"
             )
         training, validation = divided(training, places)
-    images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
-    return images, None if validation is None else DatasetImages(validation, trainer.runtime)
+    return training, validation
 
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:
@@ -121,7 +130,7 @@ def describe(progress: Progress, trainer: Trainer, images: DatasetImages) -> Non
     )
 
 
-def keep_features(options: TrainOptions, trainer: Trainer, progress: Progress) -> None:
+def keep_features(options: TrainOptions, trainer: Trainer, datasets: list[Dataset], progress: Progress) -> None:
     """Keeps the backbone's features in RUN/features.cache, where they do not change. Raises UserError where the user
     asks for that and they do."""
     limit_bytes, reason = options.feature_cache, None
@@ -145,4 +154,6 @@ def keep_features(options: TrainOptions, trainer: Trainer, progress: Progress) -
     except OSError as error:
         raise UserError(f"cannot use {path}: {error.strerror}; remove it, or give --feature-cache 0") from error
     trainer.collator.keep_features(cache)
+    for dataset in datasets:
+        dataset.remember_digests()
     progress.message(f"{path} holds the features of {cache.count} images, and has room for {cache.capacity}")

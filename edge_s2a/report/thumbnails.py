@@ -5,10 +5,11 @@ import contextlib
 import io
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.dataset import Dataset, Sample, open_dataset
+from edge_s2a.device.data.dataset import Dataset, dataset_of, open_dataset
 from edge_s2a.device.data.decoding import UnusableImage
 from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.errors import UserError
@@ -28,7 +29,7 @@ def thumbnails(data: Path, classes: list[str], images: list[str]) -> dict[str, s
     if data.suffix == ".npz":
         dataset = _arrays(data, classes, images)
     else:
-        dataset = Dataset(data, classes, [Sample(data / image, 0) for image in images])
+        dataset = dataset_of(data, classes, [Path(image) for image in images])
     found: dict[str, str] = {}
     if dataset is None:
         return found
@@ -41,9 +42,8 @@ def thumbnails(data: Path, classes: list[str], images: list[str]) -> dict[str, s
 
 def _arrays(data: Path, classes: list[str], images: list[str]) -> Dataset | None:
     try:
-        arrays = open_dataset(data, "val", None, len(classes)).arrays
-        return Dataset(data, classes, [Sample(int(image), 0) for image in images], arrays)
-    except (UserError, ValueError):
+        return open_dataset(data, "val", None, len(classes)).part(np.array([int(image) for image in images]))
+    except (UserError, ValueError, IndexError):
         return None
 
 

@@ -238,6 +238,7 @@ class Summary:
     seconds: float | None = field(metadata=decimals(3))  # in all, of all processes of the run
     seconds_per_step: float | None = field(metadata=decimals(4))
     peak_rss_bytes: int | None
+    excess_bytes: int | None  # the most by which a process of the run exceeded its memory budget
     predicted_peak_bytes: int | None
     budget_bytes: int | None
     batch_size: int | None

@@ -8,7 +8,7 @@ import pytest
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.dataset import Dataset, Sample
+from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.engine.base import count_images, part_of
 from edge_s2a.device.engine.batches import halves, logits_of, sum_gradients, training_steps
 from edge_s2a.device.evaluate import evaluate, score
@@ -134,9 +134,9 @@ def test_no_images_give_no_result():
 def test_evaluation_counts_every_image_of_a_dataset_once(tmp_path, most_images):
     pixels, labels = tinted(11)
     engine = LinearEngine(CLASSES, SHAPE, most_images=most_images)
-    samples = [Sample(index, int(label)) for index, label in enumerate(labels)]
     runtime = runtime_of(engine, 4)
-    result = evaluate(runtime.logits, runtime.collator, Dataset(tmp_path, ["r", "g", "b"], samples, pixels))
+    dataset = Dataset(tmp_path, ["r", "g", "b"], labels, np.arange(11), arrays=pixels)
+    result = evaluate(runtime.logits, runtime.collator, dataset)
 
     image = np.ascontiguousarray(((pixels / 255 - 0.5) / 0.5).transpose(0, 3, 1, 2), np.float32)
     right, loss = score(LinearEngine(CLASSES, SHAPE).logits(image), labels)

@@ -9,7 +9,7 @@ import pytest
 from edge_s2a.device.data.dataset import has_split, open_dataset, split_folder, unused_files
 from edge_s2a.errors import UserError
 from tests.helpers.commands import assert_refused, run_command, run_here
-from tests.helpers.images import write_images
+from tests.helpers.images import samples_of, write_images
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path):
 
 
 def names_of(dataset):
-    return [(os.path.relpath(path, dataset.where), dataset.classes[label]) for path, label in dataset.samples]
+    return [(os.path.relpath(path, dataset.where), dataset.classes[label]) for path, label in samples_of(dataset)]
 
 
 def test_images_below_a_class_are_of_that_class(folder):
@@ -52,7 +52,7 @@ def test_folders_of_validation_images_have_many_names(folder, tmp_path, name):
     assert has_split(data, "train")
     assert has_split(data, "val")
     training, validation = (open_dataset(data, split, None, None) for split in ("train", "val"))
-    assert (len(training.samples), len(validation.samples)) == (12, 6)
+    assert (len(training), len(validation)) == (12, 6)
     assert training.classes == validation.classes == ["blue", "green", "red"]
 
 
@@ -67,14 +67,14 @@ def test_validation_comes_before_test(folder, tmp_path):
 def test_validation_images_beside_the_classes_are_no_class(folder):
     write_images(folder / "valid", 2, seed=1)
     training = open_dataset(folder, "train", None, None)
-    assert (training.classes, len(training.samples)) == (["blue", "green", "red"], 12)
-    assert len(open_dataset(folder, "val", None, None).samples) == 6
+    assert (training.classes, len(training)) == (["blue", "green", "red"], 12)
+    assert len(open_dataset(folder, "val", None, None)) == 6
 
 
 def test_a_class_may_be_called_test(folder):
     (folder / "red").rename(folder / "test")
     dataset = open_dataset(folder, "train", None, None)
-    assert (dataset.classes, len(dataset.samples)) == (["blue", "green", "test"], 12)
+    assert (dataset.classes, len(dataset)) == (["blue", "green", "test"], 12)
     assert not has_split(folder, "val")
 
 
@@ -103,7 +103,7 @@ def test_jfif_is_jpeg(folder):
 
     Image.open(source).convert("RGB").save(folder / "red" / "more.jfif", "JPEG")
     dataset = open_dataset(folder, "train", None, None)
-    assert (len(dataset.samples), unused_files(dataset)) == (13, "")
+    assert (len(dataset), unused_files(dataset)) == (13, "")
 
 
 def test_a_class_with_nothing_but_other_files_is_named(folder):

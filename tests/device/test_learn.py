@@ -19,6 +19,7 @@ from edge_s2a.device.data.pixels import file_digest
 from edge_s2a.errors import UserError
 from tests.helpers.artifacts import pack
 from tests.helpers.commands import assert_refused, run_command, run_here
+from tests.helpers.images import samples_of
 
 BUDGET = ["--memory-budget", "4GiB"]  # of this process, which has loaded more than a command would
 TOLERANCE = 5e-3
@@ -232,7 +233,7 @@ def images(image_folder):
     from PIL import Image
 
     dataset = open_dataset(image_folder, "train", None, None)
-    return [(np.asarray(Image.open(path)), dataset.classes[label]) for path, label in dataset.samples]
+    return [(np.asarray(Image.open(path)), dataset.classes[label]) for path, label in samples_of(dataset)]
 
 
 def test_a_learner_learns_one_image_at_a_time(small_artifact, images):

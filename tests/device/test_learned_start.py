@@ -31,7 +31,7 @@ from edge_s2a.errors import BudgetError
 from edge_s2a.host.export.session import plain_session
 from tests.helpers.artifacts import pack
 from tests.helpers.commands import assert_refused, run_command, run_here, run_measured
-from tests.helpers.images import write_images
+from tests.helpers.images import samples_of, write_images
 from tests.helpers.paths import PROJECT
 
 OPTIONS = ["--batch-size", 8, "--lr", 5e-3, "--threads", 1, "--epochs", 3]
@@ -61,7 +61,7 @@ def logits_of(artifact, taught, folder, split="val"):
 
 
 def batches(dataset, classifier):
-    return read_batches(dataset, range(len(dataset.samples)), classifier.runtime.collator)
+    return read_batches(dataset, range(len(dataset)), classifier.runtime.collator)
 
 
 # -- the choice ----------------------------------------------------------------------------------------
@@ -136,12 +136,12 @@ def test_the_closed_form_has_not_learned_what_it_answers_for(started, small_arti
     run, _ = started
     dataset = open_dataset(image_folder, "train", None, None)
     learned = load_learned(run / "answers.safetensors")
-    held_out = [dataset.samples[place] for place in learned.held_out.places]
+    held_out = [samples_of(dataset)[place] for place in learned.held_out.places]
     assert [sample.label for sample in held_out] == learned.held_out.labels.tolist()
     shutil.copytree(image_folder / "train", tmp_path / "rest")
     shutil.copytree(image_folder / "train", tmp_path / "out")
     for part, is_wanted in (("rest", False), ("out", True)):
-        for sample in dataset.samples:
+        for sample in samples_of(dataset):
             if (sample in held_out) != is_wanted:
                 (tmp_path / part / sample.source.parent.name / sample.source.name).unlink()
     knowledge = tmp_path / "K.safetensors"
@@ -365,7 +365,7 @@ def test_answers_are_averaged(together, expected, small_artifact, image_folder):
 def test_a_learner_answers_the_same(together, expected, small_artifact, image_folder):
     learner = Learner(small_artifact, threads=1, memory_budget="4GiB")
     learner.load(together)
-    images = [sample.source for sample in open_dataset(image_folder, "val", None, None).samples]
+    images = [sample.source for sample in samples_of(open_dataset(image_folder, "val", None, None))]
     found = [dict(learner.predict(image, top=3)) for image in images]
     wanted = np.exp(log_softmax(expected))
     for probabilities, row in zip(found, wanted, strict=True):

@@ -7,14 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import open_dataset
-from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, read_image
+from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, image_of, opened, read_image
+from edge_s2a.device.data.preprocessing import resize_bytes
 from edge_s2a.errors import UserError
 from tests.helpers.commands import assert_refused, run_command
-from tests.helpers.images import write_images
+from tests.helpers.images import samples_of, write_images
 from tests.helpers.paths import PROJECT
 
 SIZE = {"image_size": (32, 32), "resize_size": (36, 36), "crop_mode": "center", "interpolation": "bicubic"}
@@ -97,46 +98,93 @@ import sys
 from pathlib import Path
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data import decoding
-from edge_s2a.device.data.preprocessing import resize_and_crop
+from edge_s2a.device.data.preprocessing import augmented
 from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 make_allocator_predictable()
 plain = Preprocessing((224, 224), (248, 248), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 counted = []
 decode_bytes = decoding.decode_bytes
 decoding.decode_bytes = lambda *arguments: counted.append(decode_bytes(*arguments)) or counted[-1]
-small, large = map(Path, sys.argv[1:])
-resize_and_crop(decoding.read_image(small, plain, decoding.NO_LIMIT), plain)
+def read(path):
+    augmented(decoding.read_image(Path(path), plain, decoding.NO_LIMIT, sys.argv[3]), plain, sys.argv[3], (0,), 0)
+read(sys.argv[1])
 before = peak_resident_bytes()
-resize_and_crop(decoding.read_image(large, plain, decoding.NO_LIMIT), plain)
+read(sys.argv[2])
 print(peak_resident_bytes() - before, counted[-1])
 """
 LARGE = {
     "rgb.png": {}, "grey16.png": {}, "photo.webp": {}, "lossless.webp": {"lossless": True, "method": 0},
     "photo.gif": {}, "lzw.tif": {"compression": "tiff_lzw"}, "progressive.jpg": {"progressive": True}, "photo.bmp": {},
-    "photo.jpg": {},
+    "photo.jpg": {}, "photo.ppm": {},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_decoding_takes_no_more_than_is_counted(tmp_path, name):
-    """In a fresh process, at 2.7 megapixels; 1 MiB for a decoder's tables and the allocator."""
+THIN = [(3000, 16), (16, 3000), (60_000, 4), (4, 60_000), (20_000, 120), (120, 20_000)]
+WHAT = [(name, (2000, 1333), augment) for name in LARGE for augment in ("none", "crop")] + [
+    ("rgb.png", size, augment) for size in THIN for augment in ("none", "crop")
+]
+
+
+@pytest.mark.parametrize(("name", "size", "augment"), WHAT)
+def test_decoding_takes_no_more_than_is_counted(tmp_path, name, size, augment):
+    """In a fresh process, at 2.7 megapixels, and for thin images; 1 MiB for a decoder's tables and the allocator."""
     files = []
-    for size in ((80, 60), (2000, 1333)):
-        (tmp_path / str(size)).mkdir()
-        files.append(tmp_path / str(size) / name)
-        image = grey16(photo(*size)) if "grey16" in name else photo(*size)
+    for place, measures in enumerate(((80, 60), size)):
+        (tmp_path / str(place)).mkdir()
+        files.append(tmp_path / str(place) / name)
+        image = grey16(photo(*measures)) if "grey16" in name else photo(*measures)
         image.save(files[-1], **LARGE[name])
-    command = [sys.executable, "-c", MEASURE, *map(str, files)]
+    command = [sys.executable, "-c", MEASURE, *map(str, files), augment]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
     measured, counted = map(int, done.stdout.split())
     assert measured <= counted + (1 << 20)
+    if size in THIN:  # some pixels for the model, not a picture of 224 times 800,000
+        assert counted < 12 << 20
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+@pytest.mark.parametrize("size", THIN)
+def test_of_a_thin_image_no_more_is_counted_than_of_a_photo(size):
+    """Beside the image itself."""
+    plain = Preprocessing((224, 224), (248, 248), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
+    assert resize_bytes(size, plain) < resize_bytes((4000, 3000), plain)
+
+
+def test_pixels_and_images_of_a_program_are_counted_too():
+    """What a camera gives is in memory already; resizing takes more, and converting it a copy."""
+    large = np.zeros((3000, 4000, 3), np.uint8)
+    grey = Image.fromarray(large[:, :, 0])
+    assert image_of(large, PLAIN, 50 << 20).size == (4000, 3000)
+    assert opened(grey, PLAIN, 50 << 20).size == (4000, 3000)
+    for read in (lambda: image_of(large, PLAIN, 40 << 20), lambda: opened(grey, PLAIN, 40 << 20)):
+        with pytest.raises(UnusableImage, match=r"4000 x 3000 pixels takes .* more than the 40.0 MiB that the budget"):
+            read()
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     """Ten thousand times ten thousand grey pixels in a file of 100 kB."""
     Image.new("L", (10_000, 10_000)).save(tmp_path / "bomb.png")
-    with pytest.raises(UnusableImage, match="more than the budget leaves"):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    with pytest.raises(
+        UnusableImage, match=r"10000 x 10000 pixels takes .* more than the 100.0 MiB that the budget leaves"
+    ):
         read_image(tmp_path / "bomb.png", PLAIN, 100 << 20)
+
+
+def test_a_png_that_says_behind_its_pixels_how_it_is_turned_is_turned(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(90, 60).save(tmp_path / "before.png", exif=exif)
+    content = (tmp_path / "before.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    moved = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    (tmp_path / "behind.png").write_bytes(moved)
+    before, behind = (read_image(tmp_path / f"{name}.png", PLAIN, NO_LIMIT) for name in ("before", "behind"))
+    assert before.size == (60, 90)
+    np.testing.assert_array_equal(np.asarray(behind), np.asarray(before))
+    needed = 4 * 90 * 60 + resize_bytes((90, 60), PLAIN)
+    with pytest.raises(UnusableImage, match="that the budget leaves"):
+        read_image(tmp_path / "behind.png", PLAIN, needed)
 
 
 def field_folder(folder, classes):
@@ -211,7 +259,7 @@ def test_class_names_in_any_script_keep_their_labels(small_artifact, tmp_path):
         photo().save(tmp_path / name / "1.png")
     dataset = open_dataset(tmp_path, "train", None, len(SCRIPTS))
     assert dataset.classes == sorted(SCRIPTS)
-    for sample in dataset.samples:
+    for sample in samples_of(dataset):
         assert sample.source.parent.name == dataset.classes[sample.label]
 
 
@@ -223,7 +271,7 @@ def test_one_accent_written_in_two_ways_is_one_class(tmp_path):
         photo().save(tmp_path / name / "1.png")
     dataset = open_dataset(tmp_path, "train", [together, "tea"], 2)
     assert dataset.classes == [together, "tea"]
-    assert {sample.label: sample.source.parent.name for sample in dataset.samples} == {0: apart, 1: "tea"}
+    assert {sample.label: sample.source.parent.name for sample in samples_of(dataset)} == {0: apart, 1: "tea"}
     (tmp_path / together).mkdir()
     with pytest.raises(UserError, match="the same name, written in two ways"):
         open_dataset(tmp_path, "train", [together, "tea"], 2)

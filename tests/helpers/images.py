@@ -1,9 +1,12 @@
 """Image folders that a model can learn, and photos."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from edge_s2a.device.data.dataset import Dataset
 
 
 def write_images(folder: Path, per_class: int, seed: int, size: int = 40) -> Path:
@@ -27,3 +30,15 @@ def write_photos(folder: Path) -> Path:
             coarse = rng.integers(0, 256, (13, 15, 3), np.uint8)
             Image.fromarray(coarse).resize((300, 260)).save(folder / str(label) / f"{number}.jpg")
     return folder
+
+
+class Sample(NamedTuple):
+    """A labelled image of a dataset."""
+
+    source: Path | np.ndarray  # file, or pixels of a .npz
+    label: int
+
+
+def samples_of(dataset: Dataset) -> list[Sample]:
+    """All images of a dataset, in its order."""
+    return [Sample(dataset.stored(index), int(label)) for index, label in enumerate(dataset.labels)]

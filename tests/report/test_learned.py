@@ -27,6 +27,7 @@ from edge_s2a.run.text import columns, rendered
 from edge_s2a.run.writer import remove_recent, write_recent
 from tests.field.fuzz import mutated_bytes, mutated_json
 from tests.helpers.commands import assert_refused, run_here
+from tests.helpers.images import samples_of
 from tests.helpers.sample_knowledge import (
     CLASSES,
     CONFUSION,
@@ -111,7 +112,7 @@ def test_the_record_agrees_with_what_the_file_holds(learned, small_artifact):
 def test_what_a_program_learned_says_what_it_knows(small_artifact, image_folder, tmp_path):
     """Some of it is folded, and nothing was validated."""
     dataset = open_dataset(image_folder, "train", None, None)
-    images = [(np.asarray(Image.open(path)), dataset.classes[label]) for path, label in dataset.samples]
+    images = [(np.asarray(Image.open(path)), dataset.classes[label]) for path, label in samples_of(dataset)]
     learner = Learner(small_artifact, memory_budget="4GiB", threads=1, storage=30 * learner_row_bytes(small_artifact))
     learner.learn(images)
     learner.save(tmp_path / "K.safetensors")

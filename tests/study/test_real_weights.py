@@ -35,10 +35,10 @@ def test_4_bit_gradients_point_where_exact_ones_do():
         PackOptions("deit_tiny_patch16_224", "unused.s2a", num_classes=5, weights=WEIGHTS, weight_format="fp32")
     )
     dataset = open_dataset(FLOWERS, "train", None, 5)
-    chosen = np.random.default_rng(0).permutation(len(dataset.samples))[:16].tolist()
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:16].tolist()
     pixels = np.stack([load_pixels(dataset, index, adapted.preprocessing) for index in chosen])
     image = normalized(pixels, adapted.preprocessing)
-    labels = torch.tensor([dataset.samples[index].label for index in chosen])
+    labels = torch.from_numpy(dataset.labels[chosen].astype(int))
     target = torch.nn.functional.one_hot(labels, 5).float() / 16
 
     loss = soft_cross_entropy(functional_call(adapted.model, adapted.adapter, (image,)), target)

@@ -87,7 +87,7 @@ def gelu_inputs(weights: Path, images: Path) -> list[Tensor]:
         if isinstance(module, nn.GELU):
             module.register_forward_pre_hook(lambda _, arguments: inputs.append(sample(arguments[0])))
     data, preprocessing = open_dataset(images, "train", None, CLASSES), preprocessing_of(model, None)
-    chosen = np.linspace(0, len(data.samples) - 1, IMAGES).astype(int)
+    chosen = np.linspace(0, len(data) - 1, IMAGES).astype(int)
     with torch.no_grad():
         model(normalized(np.stack([load_pixels(data, index, preprocessing) for index in chosen]), preprocessing))
     return inputs

@@ -109,8 +109,8 @@ def pixels(model_key: str, data: str, purpose: str, part: str) -> tuple[np.ndarr
     """uint8 (images, height, width, 3) and labels int64 (images,), as the device decodes them."""
     preprocessing = preprocessing_of(new_model(model_key, data, 0), None)
     dataset = open_dataset(image_folders(data, purpose), part, None, DATA[data])
-    images = np.stack([load_pixels(dataset, index, preprocessing) for index in range(len(dataset.samples))])
-    return images, np.array([sample.label for sample in dataset.samples])
+    images = np.stack([load_pixels(dataset, index, preprocessing) for index in range(len(dataset))])
+    return images, dataset.labels.astype(int)
 
 
 # -- torch ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from edge_s2a.device.data.dataset import Dataset, Sample
+from edge_s2a.device.data.dataset import dataset_of
 from edge_s2a.device.data.pixels import load_pixels
 from edge_s2a.host.adapters.blocks import Block, blocks_of
 from edge_s2a.host.golden import normalized
@@ -69,9 +69,9 @@ def table_of(model_key: str, data: str) -> Table:
     for number, block in enumerate(blocks):
         block.module.register_forward_hook(lambda _m, _i, output, number=number: outputs.update({number: output}))
     found: dict[tuple[int, str], list[np.ndarray]] = {}
-    dataset = Dataset(SHARED, [], [Sample(path, label) for path, label in images_of(data)])
-    for start in range(0, len(dataset.samples), 16):
-        rows = range(start, min(start + 16, len(dataset.samples)))
+    dataset = dataset_of(SHARED, [], [path for path, _ in images_of(data)])
+    for start in range(0, len(dataset), 16):
+        rows = range(start, min(start + 16, len(dataset)))
         model(normalized(np.stack([load_pixels(dataset, row, preprocessing) for row in rows]), preprocessing))
         for number, output in outputs.items():
             for name, value in statistics_of(output, blocks[number]):

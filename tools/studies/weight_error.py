@@ -54,8 +54,8 @@ def main() -> None:
 def labelled(folder: Path, part: str, classes: int, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (images, height, width, 3) and labels int64 (images,)."""
     dataset = open_dataset(folder, part, None, classes)
-    pixels = np.stack([load_pixels(dataset, index, preprocessing) for index in range(len(dataset.samples))])
-    return pixels, np.array([sample.label for sample in dataset.samples])
+    pixels = np.stack([load_pixels(dataset, index, preprocessing) for index in range(len(dataset))])
+    return pixels, dataset.labels.astype(int)
 
 
 def product_weights(adapted: Adapted) -> torch.Tensor:

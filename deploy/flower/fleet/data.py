@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from edge_s2a.device.data.dataset import open_dataset, split_folder
+from edge_s2a.device.data.dataset import Dataset, open_dataset, split_folder
 from edge_s2a.errors import UserError
 
 LabelledImages = list[tuple[Path, int]]
@@ -23,7 +23,7 @@ def named_images(data: Path) -> list[tuple[Path, str]]:
     """Those of DATA/train, or of DATA where it has no such folder, with the names of their class folders. Raises
     UserError."""
     dataset = open_dataset(data, "train", None, None)
-    return [(path, dataset.classes[label]) for path, label in dataset.samples]
+    return [(path, dataset.classes[label]) for path, label in _labelled(dataset)]
 
 
 def validation_folder(data: Path) -> Path:
@@ -36,4 +36,8 @@ def validation_folder(data: Path) -> Path:
 
 def _images(folder: Path, classes: list[str]) -> LabelledImages:
     # Read as validation images are, of which a class may have none.
-    return list(open_dataset(folder, "val", classes, len(classes)).samples)
+    return _labelled(open_dataset(folder, "val", classes, len(classes)))
+
+
+def _labelled(dataset: Dataset) -> LabelledImages:
+    return list(zip(map(dataset.stored, range(len(dataset))), dataset.labels.tolist(), strict=True))

@@ -1,17 +1,19 @@
 """Labelled images in a folder or a .npz file: which there are, and of which classes."""
 
+import dataclasses
 import os
 import unicodedata
-import zipfile
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from edge_s2a.device.data.arrays import StoredArrays, open_arrays
 from edge_s2a.device.data.decoding import SUFFIXES
+from edge_s2a.device.data.paths import Paths, entries, files_below, printable
 from edge_s2a.errors import UserError
 
 LARGEST_LABEL = 9999  # in a .npz for any number of classes
@@ -21,38 +23,81 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev", "test", "testing"),
 }
 UNKNOWN_IMAGES = {".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".jxl"}
-
-
-class Sample(NamedTuple):
-    """A labelled image."""
-
-    source: Path | int  # file, or index into the arrays of a .npz
-    label: int
+DIGEST = np.dtype([("bytes", np.uint64), ("time_ns", np.int64), ("sha256", np.uint8, 32)])
 
 
 @dataclass
 class Dataset:
-    """Labelled images."""
+    """Labelled images. What is kept of each are some bytes, because there may be millions."""
 
     where: Path
     classes: list[str]
-    samples: list[Sample]
-    arrays: np.ndarray | None = None  # uint8 (images, height, width, 3) of a .npz, mapped
+    labels: np.ndarray  # unsigned (images,): numbers of the classes
+    places: np.ndarray  # unsigned (images,): of an image in `paths` or in `arrays`
+    paths: Paths | None = None  # below `where`
+    arrays: StoredArrays | None = None  # of a .npz
     skipped: dict[str, str] = field(default_factory=dict)  # those that turned out unusable, with the reason
     unused: dict[str, int] = field(default_factory=dict)  # suffix -> files that lie there and are no known images
-    digests: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)  # size and time of a file, and its SHA-256
+    digests: np.ndarray | None = None  # DIGEST (images,): of the files, as far as they are known
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def stored(self, index: int) -> Path | np.ndarray:
-        """The file of image `index`, or its pixels, uint8 (height, width, 3)."""
-        source = self.samples[index].source
-        if isinstance(source, Path):
-            return source
-        assert self.arrays is not None, "only images of a .npz are numbered"
-        return self.arrays[source]
+        """The file of image `index`, or its pixels, uint8 (height, width, 3). Raises OSError if these cannot be
+        read."""
+        place = int(self.places[index])
+        if self.paths is not None:
+            return self.where / self.paths[place]
+        assert self.arrays is not None, "images are in files or in arrays"
+        return self.arrays[place]
+
+    def name(self, index: int) -> str:
+        """The path of image `index` below the data's folder, which may be moved; or its number in a .npz."""
+        place = int(self.places[index])
+        return str(place) if self.paths is None else printable(self.paths[place])
+
+    def skip(self, index: int, reason: str) -> None:
+        """From now on image `index` is not used."""
+        self.skipped[self._full_name(index)] = reason
+
+    def is_skipped(self, index: int) -> bool:
+        return bool(self.skipped) and self._full_name(index) in self.skipped
+
+    def _full_name(self, index: int) -> str:
+        place = int(self.places[index])
+        return str(place) if self.paths is None else str(self.where / self.paths[place])
 
     def skipped_names(self) -> dict[str, str]:
         """`skipped`, with names that can be written anywhere."""
         return {printable(name): reason for name, reason in self.skipped.items()}
+
+    def part(self, indices: np.ndarray) -> "Dataset":
+        """The images at these indices, int (images,)."""
+        return dataclasses.replace(self, labels=self.labels[indices], places=self.places[indices], digests=None)
+
+    def renumbered(self, classes: list[str]) -> "Dataset":
+        """The same images, their classes numbered as in `classes`, which has the names of all that have images."""
+        present = np.unique(self.labels)
+        numbers = np.zeros(int(present.max(initial=0)) + 1, label_type(classes))
+        numbers[present] = [classes.index(self.classes[label]) for label in present]
+        return dataclasses.replace(self, classes=classes, labels=numbers[self.labels])
+
+    def remember_digests(self) -> None:
+        """From now on the digests of files are remembered until the files change."""
+        self.digests = np.zeros(len(self), DIGEST)
+
+
+def dataset_of(where: Path, classes: list[str], files: Sequence[Path], labels: Sequence[int] | None = None) -> Dataset:
+    """A dataset of these files, which are below `where` or are found from anywhere. labels: of each, by default 0."""
+    paths = Paths()
+    places = np.array([paths.append(os.fsencode(file)) for file in files], np.uint32)
+    return Dataset(where, classes, np.array(labels or np.zeros(len(files)), label_type(classes)), places, paths)
+
+
+def label_type(classes: Sequence[str]) -> np.dtype:
+    """Of the numbers of the classes."""
+    return np.dtype(np.uint16 if len(classes) <= 1 << 16 else np.uint32)
 
 
 def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
@@ -64,7 +109,7 @@ def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: 
     num_classes: how many there must be; None for any number. Raises UserError for data that does not fit.
     """
     if path.suffix == ".npz":
-        return _open_arrays(path, labels, num_classes)
+        return _of_arrays(path, labels, num_classes)
     if not path.is_dir():
         raise UserError(f"data folder {path} does not exist; give a folder with one folder of images per class")
     return _open_folder(path, split, labels, num_classes)
@@ -80,10 +125,11 @@ def split_folder(path: Path, split: str) -> Path | None:
     folders: one that has images instead is a class of that name."""
     if not path.is_dir():
         return None
-    found = {entry.name.casefold(): path / entry.name for entry in sorted(_entries(path), key=lambda entry: entry.name)}
+    names = [entry.name for entry in entries(path) if entry.name.casefold() in SPLITS[split]]
+    found = {name.casefold(): path / name for name in sorted(names)}
     for name in SPLITS[split]:
         folder = found.get(name)
-        if folder is not None and folder.is_dir() and any(entry.is_dir() for entry in _entries(folder)):
+        if folder is not None and folder.is_dir() and any(entry.is_dir() for entry in entries(folder)):
             return folder
     return None
 
@@ -124,36 +170,23 @@ def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: 
             f"{folder} has {len(classes)} classes ({', '.join(classes[:8])}), the artifact was packed for "
             f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
         )
-    samples = []
+    paths, places, targets = Paths(), array("I"), array("I")
     for name in found:
-        files = sorted(_images_below(folders[name], unused))
-        if not files:
+        prefix = os.fsencode(folders[name].name) + b"/"
+        label, before = classes.index(name), len(places)
+        for file in files_below(folders[name], SUFFIXES, unused):
+            places.append(paths.append(prefix + file))
+            targets.append(label)
+        if len(places) == before:
             raise UserError(f"class folder {folders[name]} has no images; add some or remove the folder")
-        samples += [Sample(Path(file), classes.index(name)) for file in files]
-    return Dataset(folder, labels or found, samples, unused=dict(unused))
-
-
-def _images_below(folder: Path, unused: Counter[str], above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yields the paths of the images in a folder and all folders below; symbolic links count, but for one that leads
-    back to a folder above. Counts other files by their suffix."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return
-    for entry in _entries(folder):
-        if entry.name[0] == ".":
-            continue
-        if entry.is_dir():
-            yield from _images_below(folder / entry.name, unused, (*above, real))
-        elif _is_image(entry):
-            yield entry.path
-        elif entry.is_file():
-            unused[os.path.splitext(entry.name)[1].lower()] += 1
+    numbers = np.frombuffer(targets, np.uint32).astype(label_type(classes))
+    return Dataset(folder, labels or found, numbers, np.frombuffer(places, np.uint32), paths, unused=dict(unused))
 
 
 def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
     """Folder by class; symbolic links to folders count. Counts files beside them by their suffix."""
     folders: dict[str, Path] = {}
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if entry.name[0] == ".":
             continue
         if not entry.is_dir():
@@ -168,70 +201,20 @@ def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
     return folders
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise UserError(
-            f"cannot read folder {printable(folder)}: {error.strerror}; correct it, or remove it"
-        ) from error
-
-
 def normalized_name(name: str) -> str:
     """The name in one spelling: file systems differ in how they write an accent."""
     return unicodedata.normalize("NFC", name)
 
 
-def printable(path: Path | str) -> str:
-    """The path as text that can be written anywhere: a file's name is bytes, and need not be UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.is_file() and entry.name[0] != "." and os.path.splitext(entry.name)[1].lower() in SUFFIXES
-
-
-def _open_arrays(path: Path, labels: list[str] | None, num_classes: int | None) -> Dataset:
-    try:
-        images = _map_member(path, "images")
-        with np.load(path, allow_pickle=False) as archive:
-            targets = archive["labels"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"cannot read {path}: {error}; write it with numpy.savez(file, images=..., labels=...)"
-        ) from error
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or targets.shape != images.shape[:1]:
-        raise UserError(
-            f"{path} holds images {images.dtype} {images.shape} and labels {targets.shape}; "
-            "expected uint8 (images, height, width, 3) and integers (images,)"
-        )
+def _of_arrays(path: Path, labels: list[str] | None, num_classes: int | None) -> Dataset:
+    images, targets = open_arrays(path)
     highest = LARGEST_LABEL if num_classes is None else num_classes - 1
     if len(targets) == 0 or targets.dtype.kind not in "iu" or not 0 <= targets.min() <= targets.max() <= highest:
         raise UserError(f"labels of {path} must be integers from 0 to {highest}, at least one")
-    classes = labels or [str(label) for label in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
-    samples = [Sample(index, int(label)) for index, label in enumerate(targets)]
-    return Dataset(path, classes, samples, images)
-
-
-def _map_member(path: Path, name: str) -> np.ndarray:
-    """Maps an uncompressed member of a .npz, so that it does not count as heap."""
-    with zipfile.ZipFile(path) as archive:
-        entry = archive.getinfo(f"{name}.npy")
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("the arrays are compressed")
-        with archive.open(entry) as member:
-            version = np.lib.format.read_magic(member)
-            read_header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran_order, dtype = read_header(member)
-            header_bytes = member.tell()
-    if fortran_order or dtype.hasobject:
-        raise ValueError(f"array {name} has an unsupported layout")
-    with open(path, "rb") as file:
-        file.seek(entry.header_offset + 26)
-        name_bytes, extra_bytes = np.frombuffer(file.read(4), "<u2").tolist()
-    offset = entry.header_offset + 30 + name_bytes + extra_bytes + header_bytes
-    return np.memmap(path, dtype, "r", offset, shape)
+    numerals = [str(label) for label in range(int(targets.max()) + 1 if num_classes is None else num_classes)]
+    places = np.arange(len(targets), dtype=np.uint32)
+    dataset = Dataset(path, labels or numerals, targets.astype(label_type(labels or numerals)), places, arrays=images)
+    if labels is None or not set(numerals) <= set(labels):
+        return dataset
+    # Classes that are called by their numbers need not be in their order: "10" is sorted before "2".
+    return dataclasses.replace(dataset, classes=numerals).renumbered(labels)

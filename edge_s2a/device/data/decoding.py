@@ -1,7 +1,9 @@
 """Decodes image files within a memory limit."""
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from PIL import (
 )
 
 from edge_s2a.artifact.manifest import Preprocessing
-from edge_s2a.device.data.preprocessing import resized_size
+from edge_s2a.device.data.preprocessing import BYTES_PER_PIXEL, resize_bytes
+from edge_s2a.sizes import format_size
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 # Whatever else Pillow could read is not tried: each format is code that a hostile file reaches.
@@ -30,11 +33,12 @@ PLUGINS = (
 )  # fmt: skip
 # What Pillow warns of is harmless, or the image is skipped and listed.
 warnings.filterwarnings("ignore", module="PIL")
-BYTES_PER_PIXEL = 4  # how Pillow holds RGB
 # Whole images that are held beside the decoded one, measured: by WebP's decoder two canvases and the pixels copied from
-# them, by TIFF's the strip that may be all of it, and where 16 bits become 8.
-COPIES_OF_FORMAT = {"WEBP": 3, "TIFF": 1}
+# them, by TIFF's the strip that may be all of it, by PPM's its bytes, twice, where it is written in Python, and where
+# 16 bits become 8.
+COPIES_OF_FORMAT = {"WEBP": 3, "TIFF": 1, "PPM": 2}
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 NO_LIMIT = 1 << 62
 
 
@@ -42,30 +46,84 @@ class UnusableImage(Exception):
     """An image that cannot be read, or that would take too much memory to decode."""
 
 
-def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int) -> Image.Image:
+def read_image(path: Path, preprocessing: Preprocessing, decode_limit_bytes: int, augment: str = "none") -> Image.Image:
     """The RGB image of a file, upright.
 
     A large JPEG is decoded at a half, a quarter or an eighth of its size, as long as that is at least twice the size
     needed, or, where memory is too short for that, at least the size needed. Raises UnusableImage if even that takes
-    more than `decode_limit_bytes`, or if the file cannot be decoded.
+    more than `decode_limit_bytes`, what resizing and augmenting then take included, or if the file cannot be decoded.
     """
-    try:
+    with decoders_errors():
         for factor in (2, 1):
             image = Image.open(path, formats=FORMATS)
             wanted = factor * max(preprocessing.resize_size)
             full_size = image.size
             image.draft("RGB", (wanted, wanted))
-            needed_bytes = decode_bytes(image, full_size, preprocessing)
+            needed_bytes = decode_bytes(image, full_size, preprocessing, augment)
             if needed_bytes <= decode_limit_bytes:
                 break
-        else:
-            raise UnusableImage(f"decoding takes {needed_bytes >> 20} MiB, more than the budget leaves")
+        require_room(full_size, needed_bytes, decode_limit_bytes)
+        counted = orientation_of(image)
+        image.load()
+        if orientation_of(image) != counted:  # a PNG may say it behind its pixels
+            require_room(full_size, needed_bytes + BYTES_PER_PIXEL * image.width * image.height, decode_limit_bytes)
         ImageOps.exif_transpose(image, in_place=True)
         return as_rgb(image)
+
+
+def image_of(
+    pixels: np.ndarray, preprocessing: Preprocessing, decode_limit_bytes: int, augment: str = "none"
+) -> Image.Image:
+    """The same of pixels uint8 (height, width, 3), which are copied."""
+    height, width, _ = pixels.shape
+    if not pixels.size:
+        raise UnusableImage(f"has no pixels: {pixels.shape}")
+    copies_bytes = BYTES_PER_PIXEL * width * height + (0 if pixels.flags.c_contiguous else pixels.nbytes)
+    needed_bytes = copies_bytes + resize_bytes((width, height), preprocessing, augment)
+    require_room((width, height), needed_bytes, decode_limit_bytes)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def opened(image: Image.Image, preprocessing: Preprocessing, decode_limit_bytes: int) -> Image.Image:
+    """The same of an image that a program has opened, not turned."""
+    if not all(image.size):
+        raise UnusableImage(f"has no pixels: {image.size}")
+    if isinstance(image, ImageFile.ImageFile) and image.tile:  # not loaded yet
+        needed_bytes = decode_bytes(image, image.size, preprocessing)
+    else:
+        copies = (image.mode != "RGB") + (image.mode in SIXTEEN_BITS)
+        needed_bytes = copies * BYTES_PER_PIXEL * image.width * image.height + resize_bytes(image.size, preprocessing)
+    require_room(image.size, needed_bytes, decode_limit_bytes)
+    with decoders_errors():
+        return as_rgb(image)
+
+
+@contextlib.contextmanager
+def decoders_errors() -> Iterator[None]:
+    """Raises UnusableImage for whatever a decoder raises."""
+    try:
+        yield
     except UnusableImage:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on a damaged file
         raise UnusableImage(f"cannot be read: {error}") from error
+
+
+def orientation_of(image: ImageFile.ImageFile) -> int:
+    """The EXIF orientation, as far as it is known. Does not load the image, as Pillow's PNG does that is asked for its
+    EXIF and has not seen any yet."""
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.tile and "exif" not in image.info:
+        return 1
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def require_room(size: tuple[int, int], needed_bytes: int, limit_bytes: int) -> None:
+    """Raises UnusableImage for an image of `size` (width, height) that takes more than there is."""
+    if needed_bytes > limit_bytes:
+        raise UnusableImage(
+            f"decoding and resizing its {size[0]} x {size[1]} pixels takes {format_size(needed_bytes)}, more than the "
+            f"{format_size(limit_bytes)} that the budget leaves for it"
+        )
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -81,18 +139,22 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode_bytes(image: ImageFile.ImageFile, full_size: tuple[int, int], preprocessing: Preprocessing) -> int:
-    """The largest memory that it takes to decode, turn, convert and resize an image that is open but not yet loaded.
+def decode_bytes(
+    image: ImageFile.ImageFile, full_size: tuple[int, int], preprocessing: Preprocessing, augment: str = "none"
+) -> int:
+    """The largest memory that it takes to decode, turn, convert, resize and augment an image that is open but not yet
+    loaded.
 
     full_size: (width, height) in the file; the image itself may be drafted smaller.
     """
-    copies = 1 if image.mode == "RGB" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else 2
+    orientation = orientation_of(image)
+    copies = 1 if image.mode == "RGB" and orientation == 1 else 2
     copies += COPIES_OF_FORMAT.get(image.format or "", 0) + (image.mode in SIXTEEN_BITS)
     pixels_bytes = copies * BYTES_PER_PIXEL * image.width * image.height
-    if image.format == "WEBP":
+    if image.format == "WEBP" and image.filename:
         pixels_bytes += os.path.getsize(image.filename)  # read whole
-    # Resizing first makes all rows narrower.
-    pixels_bytes += BYTES_PER_PIXEL * resized_size(image, preprocessing)[0] * image.height
+    upright_size = image.size[::-1] if orientation in TURNED else image.size
+    pixels_bytes += resize_bytes(upright_size, preprocessing, augment)
     if not (isinstance(image, JpegImagePlugin.JpegImageFile) and image.info.get("progressive")):
         return pixels_bytes
     # libjpeg holds all coefficients of a progressive image, 2 bytes each, at its full size.

@@ -36,6 +36,5 @@ def read_once(
             return digest, None
         return digest, load_pixels(dataset, index, preprocessing, decode_limit_bytes=decode_limit_bytes)
 
-    order = range(len(dataset.samples))
-    for index, (digest, pixels) in stream(dataset, order, load, capacity):
-        yield Read(digest, dataset.classes[dataset.samples[index].label], pixels)
+    for _, index, (digest, pixels) in stream(dataset, range(len(dataset)), load, capacity):
+        yield Read(digest, dataset.classes[dataset.labels[index]], pixels)

@@ -13,14 +13,14 @@ Prepared = TypeVar("Prepared")
 
 def stream(
     dataset: Dataset, order: Iterable[int], load: Callable[[int], Prepared], capacity: int
-) -> Generator[tuple[int, Prepared], None, None]:
-    """Yields (index, load(index)) for each index of `order` whose image can be read; the others go to `dataset.skipped`
-    and are not tried again. At most `capacity` images wait in the queue. Raises what `load` raises, but for
-    UnusableImage."""
-    ready: queue.Queue[tuple[int, Prepared] | BaseException | None] = queue.Queue(maxsize=capacity)
+) -> Generator[tuple[int, int, Prepared], None, None]:
+    """Yields (place in `order`, index, load(index)) for each index of `order` whose image can be read; the others go to
+    `dataset.skipped` and are not tried again. At most `capacity` images wait in the queue. Raises what `load` raises,
+    but for UnusableImage."""
+    ready: queue.Queue[tuple[int, int, Prepared] | BaseException | None] = queue.Queue(maxsize=capacity)
     stopped = threading.Event()
 
-    def put(item: tuple[int, Prepared] | BaseException | None) -> bool:
+    def put(item: tuple[int, int, Prepared] | BaseException | None) -> bool:
         """Waits for room; False if the consumer has gone."""
         while not stopped.is_set():
             try:
@@ -32,16 +32,15 @@ def stream(
 
     def work() -> None:
         try:
-            for index in order:
-                name = str(dataset.samples[index].source)
-                if name in dataset.skipped:
+            for place, index in enumerate(map(int, order)):
+                if dataset.is_skipped(index):
                     continue
                 try:
                     prepared = load(index)
                 except UnusableImage as error:
-                    dataset.skipped[name] = str(error)
+                    dataset.skip(index, str(error))
                     continue
-                if not put((index, prepared)):
+                if not put((place, index, prepared)):
                     return
             put(None)
         except BaseException as error:  # for the consumer, which must not wait forever

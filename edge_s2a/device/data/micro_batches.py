@@ -14,7 +14,7 @@ def read_batches(dataset: Dataset, order: Iterable[int], collator: Collator) -> 
     ones."""
     size = len(collator.batch)
     indices: list[int] = []
-    for index, prepared in stream(dataset, order, functools.partial(collator.load, dataset), size):
+    for _, index, prepared in stream(dataset, order, functools.partial(collator.load, dataset), size):
         collator.add(prepared)
         indices.append(index)
         if len(indices) == size:

@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import Dataset
-from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, read_image
+from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, image_of, read_image
 from edge_s2a.device.data.preprocessing import augmented
 
 BLOCK_BYTES = 1 << 16
@@ -27,28 +26,40 @@ def load_pixels(
 
     augment, seed: see `preprocessing.augmented`. Raises UnusableImage.
     """
-    stored = dataset.stored(index)
+    stored = stored_image(dataset, index)
     if isinstance(stored, Path):
-        image = read_image(stored, preprocessing, decode_limit_bytes)
+        image = read_image(stored, preprocessing, decode_limit_bytes, augment)
     else:
-        image = Image.fromarray(np.ascontiguousarray(stored))
+        image = image_of(stored, preprocessing, decode_limit_bytes, augment)
     return augmented(image, preprocessing, augment, seed, index)
 
 
 def image_digest(dataset: Dataset, index: int) -> bytes:
-    """SHA-256 of the file of image `index`, or of its pixels. That of a file is remembered until the file changes.
-    Raises UnusableImage."""
-    stored = dataset.stored(index)
+    """SHA-256 of the file of image `index`, or of its pixels. Raises UnusableImage."""
+    stored = stored_image(dataset, index)
     if not isinstance(stored, Path):
         return hashlib.sha256(stored.data).digest()
     try:
-        status = os.stat(stored)
-        stamp = status.st_size, status.st_mtime_ns
-        if index not in dataset.digests or dataset.digests[index][:2] != stamp:
-            dataset.digests[index] = *stamp, file_digest(stored)
+        return file_digest(stored) if dataset.digests is None else remembered_digest(dataset.digests[index], stored)
     except OSError as error:
         raise UnusableImage(f"cannot be read: {error}") from error
-    return dataset.digests[index][2]
+
+
+def stored_image(dataset: Dataset, index: int) -> Path | np.ndarray:
+    """As `Dataset.stored`. Raises UnusableImage."""
+    try:
+        return dataset.stored(index)
+    except OSError as error:
+        raise UnusableImage(f"cannot be read: {error}") from error
+
+
+def remembered_digest(known: np.void, path: Path) -> bytes:
+    """SHA-256 of a file, from `known`, a row of `Dataset.digests`, unless it has changed since. Raises OSError."""
+    status = os.stat(path)
+    if (known["bytes"], known["time_ns"]) != (status.st_size, status.st_mtime_ns):
+        known["sha256"] = np.frombuffer(file_digest(path), np.uint8)
+        known["bytes"], known["time_ns"] = status.st_size, status.st_mtime_ns
+    return known["sha256"].tobytes()
 
 
 def file_digest(path: Path) -> bytes:

@@ -1,7 +1,5 @@
 """Divides the images of a dataset in two, class by class."""
 
-import dataclasses
-
 import numpy as np
 
 from edge_s2a.device.data.dataset import Dataset
@@ -17,14 +15,6 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def divided(dataset: Dataset, places: np.ndarray) -> tuple[Dataset, Dataset]:
     """(the images at other places, those at these)."""
-    chosen = set(places.tolist())
-    rest = [sample for place, sample in enumerate(dataset.samples) if place not in chosen]
-    part = [dataset.samples[place] for place in places.tolist()]
-    return dataclasses.replace(dataset, samples=rest, digests={}), dataclasses.replace(
-        dataset, samples=part, digests={}
-    )
-
-
-def labels_of(dataset: Dataset) -> np.ndarray:
-    """int (images,)"""
-    return np.array([sample.label for sample in dataset.samples])
+    rest = np.ones(len(dataset), bool)
+    rest[places] = False
+    return dataset.part(np.flatnonzero(rest)), dataset.part(places)

@@ -24,24 +24,23 @@ class DatasetImages:
 
     def __init__(self, dataset: Dataset, runtime: Runtime, augment: str = "none", seed: int = 0):
         self.dataset, self.runtime, self.augment, self.seed = dataset, runtime, augment, seed
-        self.count, self.where = len(dataset.samples), dataset.where
-        self.labels = np.array([sample.label for sample in dataset.samples])
+        self.count, self.where, self.labels = len(dataset), dataset.where, dataset.labels
 
     def epoch(self, position: Position) -> Generator[tuple[int, Prepared], None, None]:
         seed = (self.seed, position.epoch)
-        order = np.random.default_rng(seed).permutation(self.count).tolist()
-        place = {index: number for number, index in enumerate(order, 1)}
+        order = np.random.default_rng(seed).permutation(self.count)[position.images :]
+        before = position.images
         load = functools.partial(self.runtime.collator.load, self.dataset, augment=self.augment, seed=seed)
         capacity = queue_capacity(self.runtime.plan.micro_batch_size)
-        with contextlib.closing(stream(self.dataset, order[position.images :], load, capacity)) as ready:
-            for index, prepared in ready:
-                position.images = place[index]
-                yield self.dataset.samples[index].label, prepared
+        with contextlib.closing(stream(self.dataset, order, load, capacity)) as ready:
+            for place, index, prepared in ready:
+                position.images = before + place + 1
+                yield int(self.labels[index]), prepared
         position.images = self.count
 
     def batches(self, indices: Sequence[int]) -> Iterator[tuple[Inputs, np.ndarray]]:
         for chosen, inputs in read_batches(self.dataset, indices, self.runtime.collator):
-            yield inputs, self.labels[chosen]
+            yield inputs, self.labels[chosen].astype(np.int64)
 
     def evaluate(self, predictions: BinaryIO | None = None) -> dict[str, Any]:
         return evaluate(self.runtime.logits, self.runtime.collator, self.dataset, predictions)

@@ -15,7 +15,7 @@ from PIL import Image
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.decoding import UnusableImage, as_rgb, read_image
+from edge_s2a.device.data.decoding import UnusableImage, image_of, opened, read_image
 from edge_s2a.device.data.preprocessing import resize_and_crop
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.evaluate import Evaluation, Logits, evaluate_batches
@@ -58,12 +58,12 @@ class Reader:
         elif isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")
-            if not image.size:
-                raise UnusableImage(f"has no pixels: {image.shape}")
-            image = Image.fromarray(np.ascontiguousarray(image))
-        elif not isinstance(image, Image.Image):
+            image = image_of(image, self.preprocessing, self.decode_limit_bytes)
+        elif isinstance(image, Image.Image):
+            image = opened(image, self.preprocessing, self.decode_limit_bytes)
+        else:
             raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
-        return resize_and_crop(as_rgb(image), self.preprocessing)
+        return resize_and_crop(image, self.preprocessing)
 
     def required_pixels(self, image: ImageLike) -> np.ndarray:
         """The same, of an image that cannot be done without: raises UserError if it cannot be read."""

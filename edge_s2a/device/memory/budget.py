@@ -12,6 +12,7 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.data.feature_cache import code_bytes
 from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.memory.available import less_reserve
+from edge_s2a.device.memory.index import IndexMemory
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError, CheckError
@@ -87,9 +88,10 @@ class Weights:
     streamed_bytes: int  # the most that one call of a program reads
 
 
-def measure(libraries_bytes: int) -> Measured:
-    """Measures this process, with everything loaded. libraries_bytes: resident before anything was."""
-    return Measured(libraries_bytes, resident_bytes(), peak_resident_bytes())
+def measure(libraries_bytes: int, index: IndexMemory) -> Measured:
+    """Measures this process, with everything loaded, and without the index of its images, which a plan counts as a part
+    of its own. libraries_bytes: resident before anything was."""
+    return Measured(libraries_bytes - index.now_bytes, resident_bytes() - index.now_bytes, peak_resident_bytes())
 
 
 def make_plan(

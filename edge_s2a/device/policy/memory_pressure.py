@@ -1,4 +1,5 @@
-"""Ends a training where the machine no longer has the memory that was planned, so that it can go on in less."""
+"""Ends a training where the machine no longer has the memory that was planned, or where this process takes more than
+that, so that it can go on in less."""
 
 from typing import TYPE_CHECKING
 
@@ -26,9 +27,13 @@ class MemoryPressurePolicy:
         loop.write(
             PressureLine(step=position.step, attainable_bytes=attainable, rss_bytes=resident, budget_bytes=budget_bytes)
         )
+        reason = (
+            f"the plan was wrong: this process takes {format_size(resident)}, more than its budget of "
+            f"{format_size(plan.budget_bytes)}, while {format_size(attainable)} are available; please report this"
+            if resident > plan.budget_bytes
+            else f"memory has become scarce: {format_size(attainable)} are available, {format_size(resident)} are in "
+            f"use and {format_size(plan.predicted_peak_bytes)} planned"
+        )
         raise MemoryPressure(
-            f"memory has become scarce: {format_size(attainable)} are available, {format_size(resident)} are in use "
-            f"and {format_size(plan.predicted_peak_bytes)} planned; continuing from step {position.step} within "
-            f"{format_size(budget_bytes)}",
-            budget_bytes,
+            f"{reason}; continuing from step {position.step} within {format_size(budget_bytes)}", budget_bytes
         )
