@@ -10,12 +10,13 @@ from torch import nn
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.archive import GOLDEN
 from edge_s2a.artifact.learned import Head
-from edge_s2a.artifact.names import IMAGE, LOGITS
+from edge_s2a.artifact.names import FEATURES, IMAGE, LOGITS
 from edge_s2a.device.classifier import load_classifier
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.processors import usable_cores
 from edge_s2a.errors import CheckError, UserError
+from edge_s2a.host.export.onnx_features import export_onnx_features
 from edge_s2a.host.export.onnx_model import export_learned_onnx, export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training
 from edge_s2a.host.export.peft_folder import export_peft
@@ -31,13 +32,18 @@ LARGEST_ERROR, LARGEST_ERROR_OF_INT8 = 1e-3, 0.2
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
-    """Writes the tuned model, and compares its logits with the runtime's. What `edge_s2a.export` does."""
+    """Writes the tuned model, and compares what it computes with the runtime. What `edge_s2a.export` does."""
     artifact, output, format, int8 = Path(options.artifact), Path(options.output), options.format, options.int8
-    if int8 and format != "onnx":
-        raise UserError(f"int8 weights are for the format onnx, not for {format}; leave out --int8")
+    if int8 and format not in ("onnx", "onnx-features"):
+        raise UserError(f"int8 weights are for the formats onnx and onnx-features, not for {format}; leave out --int8")
     settings = EngineSettings(options.threads or usable_cores())
     classifier = load_classifier(artifact, Path(options.adapter), parse_budget("auto"), settings)
-    if classifier.head is not None and format != "onnx":
+    if classifier.head is None and format == "onnx-features":
+        raise UserError(
+            f"{options.adapter} is an adapter, but features are what a knowledge file was learned from; give one that "
+            "edge-s2a learn wrote"
+        )
+    if classifier.head is not None and format not in ("onnx", "onnx-features"):
         raise UserError(
             f"the classifier of a knowledge file reads several blocks, which {format} cannot hold; use --format onnx"
         )
@@ -45,8 +51,11 @@ def export(options: ExportOptions) -> dict[str, Any]:
     values = {name: array.copy() for name, array in engine.adapter.items()}
     golden, _ = tensors.decode(opened.read(GOLDEN), f"{GOLDEN} of {artifact}")
     image = normalized(golden[IMAGE].copy(), opened.manifest.preprocessing).numpy()
-    expected = classifier.logits(image)
-    if format == "onnx":
+    expected = engine.taps(image).features if format == "onnx-features" else classifier.logits(image)
+    if format == "onnx-features":
+        export_onnx_features(opened, values, output, int8)
+        found = run_onnx(output, {IMAGE: image}, FEATURES)
+    elif format == "onnx":
         if classifier.head is None:
             export_onnx(opened, values, classifier.classes, output, int8)
         else:
@@ -66,7 +75,7 @@ def export(options: ExportOptions) -> dict[str, Any]:
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
     is_int8 = bool(opened.manifest.int8_layers) and format in ("timm", "torch")
     if not error <= (LARGEST_ERROR_OF_INT8 if is_int8 else LARGEST_ERROR):
-        raise CheckError(f"logits of {output} differ from the runtime's by {error:.1e} of the largest; do not use it")
+        raise CheckError(f"results of {output} differ from the runtime's by {error:.1e} of the largest; do not use it")
     return {"format": format, "output": str(output), "relative_error": error}
 
 
@@ -75,10 +84,10 @@ def classifier_of(head: Head) -> tuple[np.ndarray, np.ndarray]:
     return head.weight / np.float32(head.temperature), head.bias / np.float32(head.temperature)
 
 
-def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def run_onnx(path: Path, inputs: dict[str, np.ndarray], result: str = LOGITS) -> np.ndarray:
     session = plain_session(str(path))
     known = {entry.name for entry in session.get_inputs()}
-    return session.run([LOGITS], {name: array for name, array in inputs.items() if name in known})[0]
+    return session.run([result], {name: array for name, array in inputs.items() if name in known})[0]
 
 
 def run_module(module: nn.Module, image: np.ndarray) -> np.ndarray:

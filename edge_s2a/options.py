@@ -378,13 +378,16 @@ class ExportOptions(ArtifactOptions):
     adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file", kw_only=False)
     output: StrPath = option("file or folder to write", kw_only=False, metavar="PATH")
     format: str = option(
-        "onnx: inference, one file; timm: state dict of the timm model; torch: state dict of the adapted module; peft: "
-        "PEFT folder; ort-training: folder for onnxruntime-training's API",
+        "onnx: inference, one file; onnx-features: what learning in one pass sees, of a knowledge file; timm: state "
+        "dict of the timm model; torch: state dict of the adapted module; peft: PEFT folder; ort-training: folder for "
+        "onnxruntime-training's API",
         default="onnx",
-        choices=("onnx", "timm", "torch", "peft", "ort-training"),
+        choices=("onnx", "onnx-features", "timm", "torch", "peft", "ort-training"),
         kw_only=False,
     )
-    int8: bool = option("with onnx, write frozen weights as the artifact holds them", default=False, kw_only=False)
+    int8: bool = option(
+        "with onnx or onnx-features, write frozen weights as the artifact holds them", default=False, kw_only=False
+    )
     threads: int | None = option(
         "threads of the engine that checks the result; default: the cores that it may use",
         default=None,

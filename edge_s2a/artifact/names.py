@@ -4,6 +4,7 @@ IMAGE = "image"  # float32 (batch, 3, height, width), normalised
 TARGET = "target"  # float32 (batch, classes), smoothed labels divided by the effective batch size
 LOSS = "loss"  # float32 ()
 LOGITS = "logits"  # float32 (batch, classes)
+FEATURES = "features"  # float32 (batch, width): in exported graphs, all statistics of `Manifest.taps` side by side
 
 
 GRADIENT, FEATURE, TAP = "gradient:", "feature:", "tap:"

@@ -12,7 +12,8 @@ def run(options: ExportOptions, output: Output) -> int:
 
     result = export(options)
     error = result["relative_error"]
-    agreement = "not checked: only PEFT runs it" if error is None else f"within {error:.1e} of the runtime's logits"
+    what = "features" if options.format == "onnx-features" else "logits"
+    agreement = "not checked: only PEFT runs it" if error is None else f"within {error:.1e} of the runtime's {what}"
     output.show(result, [("format", result["format"]), ("written", result["output"]), ("outputs", agreement)])
     return 0
 

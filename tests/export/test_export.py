@@ -139,6 +139,41 @@ def test_onnx_in_int8_is_smaller(tuned, tmp_path):
     assert saved > 0.9 * 3 * weights
 
 
+# -- onnx-features -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def knowledge(tuned, image_folder, tmp_path_factory):
+    """What the model "bias" learned from photos."""
+    path = tmp_path_factory.mktemp("knowledge") / "k.safetensors"
+    done = run_command(
+        "learn", tuned("bias").artifact, "--data", image_folder, "--output", path, "--memory-budget", "160MiB"
+    )
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+def test_features_are_those_that_the_device_learns_from(int8, tuned, knowledge, tmp_path):
+    model, path = tuned("bias"), tmp_path / "features.onnx"
+    result = edge_s2a.export(model.artifact, knowledge, path, "onnx-features", int8, threads=1)
+    assert result["relative_error"] < 1e-4
+    session = plain_session(str(path))
+    assert [entry.name for entry in session.get_inputs()] == ["image"]
+    assert [(entry.name, entry.shape) for entry in session.get_outputs()] == [("features", ["batch", 96])]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["taps"]) == [list(item) for item in model.manifest.taps.items()]
+    assert json.loads(metadata["preprocessing"])["image_size"] == [32, 32]
+    engine = OnnxRuntimeEngine(Artifact(model.artifact), EngineSettings(threads=1))
+    close(session.run(["features"], {"image": model.image})[0], engine.taps(model.image).features)
+
+
+def test_an_adapter_has_no_features(tuned, tmp_path):
+    with pytest.raises(UserError, match=r"is an adapter, but features .* edge-s2a learn wrote"):
+        tuned("bias").export(tmp_path / "features.onnx", "onnx-features")
+    assert list(tmp_path.iterdir()) == []
+
+
 # -- timm, torch ---------------------------------------------------------------------------------------
 
 

@@ -419,12 +419,12 @@ def test_a_result_that_no_call_makes_is_refused(forward_only, tmp_path):
         OnnxRuntimeEngine(Artifact(path), EngineSettings(threads=1))
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path):
+def test_weights_with_which_features_are_not_finite_are_refused(tmp_path):
     from safetensors.torch import save_file
 
     model = create_model("vit_tiny_patch16_224", VIT, 3, None, None, False, 0)
     with torch.no_grad():
-        model.blocks[0].mlp.fc1.bias[0] = float("nan")
-    save_file(model.state_dict(), tmp_path / "nan.safetensors")
+        model.blocks[0].mlp.fc1.bias[0] = 3e38
+    save_file(model.state_dict(), tmp_path / "large.safetensors")
     with pytest.raises(UserError, match=r"blocks\.3:class of the backbone is not finite; check the weights"):
-        pack(tmp_path / "x.s2a", model_kwargs=VIT, weights=tmp_path / "nan.safetensors", **NO_ADAPTER)
+        pack(tmp_path / "x.s2a", model_kwargs=VIT, weights=tmp_path / "large.safetensors", **NO_ADAPTER)

@@ -15,7 +15,9 @@ from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.inject import inject
 from edge_s2a.host.sources.batch_norm_fold import fold_batch_norms
 from edge_s2a.host.sources.preprocessing import preprocessing_of
-from edge_s2a.host.sources.timm import create_model, read_weights
+from edge_s2a.host.sources.timm import create_model
+from edge_s2a.host.sources.weight_names import readings
+from edge_s2a.host.sources.weights_file import read_weights
 from edge_s2a.host.weights import named_constants, restore
 
 
@@ -48,7 +50,10 @@ def import_adapter(
 ) -> None:
     """Writes an adapter file from a state dict in a safetensors or torch file, of the whole module or of its trained
     tensors; see `save_module_adapter`."""
-    write_adapter(Artifact(Path(artifact)), read_weights(Path(state)), Path(path), classes, f"state dict {state}")
+    opened, where = Artifact(Path(artifact)), f"state dict {state}"
+    wanted = opened.manifest.adapter_shapes.keys()
+    values = max(readings(read_weights(Path(state)).tensors, wanted, where), key=lambda read: len(wanted & read.keys()))
+    write_adapter(opened, values, Path(path), classes, where)
 
 
 def write_adapter(

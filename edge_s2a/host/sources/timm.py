@@ -1,7 +1,6 @@
 """Makes the timm model to be packed."""
 
 import difflib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from edge_s2a.errors import UserError
+from edge_s2a.host.sources.load_weights import load_weights
 
 HEAD_STD = 0.02
 
@@ -37,7 +37,7 @@ def create_model(
         if hasattr(module, "inplace"):
             module.inplace = False  # the engine decides where memory is reused
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, classifier_names(model), weights)
     model.reset_classifier(num_classes)
     draw_head(model, seed)
     return model.eval()
@@ -54,52 +54,6 @@ def new_model(name: str, model_kwargs: dict[str, Any], image_size: int | None, p
                 continue
             raise UserError(f"timm cannot create {name} with {keywords}: {error}; correct the options") from error
     raise AssertionError("the second attempt returns or raises")
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads a safetensors or torch file. The classifier may be missing or have another size: it is replaced.
-
-    timm's own filter resizes position embeddings to the model's image size and renames the tensors of
-    other publishers of the same architecture.
-    """
-    state = read_weights(path)
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    try:
-        state = convert(state, model) if convert else state
-    except Exception as error:  # the filter assumes weights of the model's family
-        raise UserError(f"weights {path} do not fit the model: {error}; give the weights of this model") from error
-    own = model.state_dict()
-    head = tuple(f"{name}." for name in classifier_names(model))
-    problems = [name for name in sorted(set(own) - set(state)) if not name.startswith(head)]
-    problems += [name for name in sorted(set(state) - set(own)) if not name.startswith(head)]
-    problems += [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and not name.startswith(head) and state[name].shape != own[name].shape
-    ]
-    if problems:
-        raise UserError(
-            f"weights {path} do not fit the model: {len(problems)} tensors are missing, unknown or of another "
-            f"shape, first {problems[0]}; give the weights of this model, or change --model-kwargs"
-        )
-    model.load_state_dict({k: v for k, v in state.items() if not k.startswith(head)}, strict=False)
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"cannot read weights {path}: {error}; give a safetensors or torch file") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), ...)")
-    return state
 
 
 def classifier_names(model: nn.Module) -> list[str]:
