@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edge_s2a.artifact.intensity import intensity
 from edge_s2a.errors import UserError
 from edge_s2a.option import (
     AUTO,
@@ -63,6 +64,18 @@ class BudgetOptions(EngineOptions):
 
 
 @options
+class IntensityOptions(Options):
+    intensity: str = option(
+        "LOW:HIGH, the values that are black and white in images of more than 8 bits; auto: from the bits that the "
+        "training images use",
+        default=AUTO,
+        metavar="LOW:HIGH",
+        convert=intensity,
+        decides_result=True,
+    )
+
+
+@options
 class BatchOptions(BudgetOptions):
     batch_size: int = option("images per optimizer step", default=16, bounds=POSITIVE, decides_result=True)
     optimizer: str = option(
@@ -71,7 +84,7 @@ class BatchOptions(BudgetOptions):
 
 
 @options
-class StepOptions(BatchOptions):
+class StepOptions(BatchOptions, IntensityOptions):
     """How steps are made, and what watches over them."""
 
     lr: float = option(
@@ -283,7 +296,7 @@ class TrainOptions(ArtifactOptions, StepOptions):
 
 
 @options
-class KnowledgeOptions(BudgetOptions):
+class KnowledgeOptions(BudgetOptions, IntensityOptions):
     """How a device learns in one pass."""
 
     storage: int | str = option(

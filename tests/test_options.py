@@ -131,7 +131,7 @@ def test_the_record_of_a_run_has_every_option():
 def test_what_decides_the_result_is_what_a_resumed_run_must_agree_in():
     assert base.result_options(train_options()).keys() == {
         "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing", "clip_norm", "seed", "epochs",
-        "warmup_epochs", "augment", "start", "val_split",
+        "warmup_epochs", "augment", "start", "val_split", "intensity",
     }  # fmt: skip
 
 

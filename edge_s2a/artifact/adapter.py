@@ -8,6 +8,7 @@ import numpy as np
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer, read_bytes
+from edge_s2a.artifact.intensity import INTENSITY, Intensity, parse_intensity
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.manifest import Manifest, has_type
 from edge_s2a.errors import UserError
@@ -15,14 +16,23 @@ from edge_s2a.errors import UserError
 FORMAT = "edge-s2a adapter 2"
 
 
-def save_adapter(path: Path, adapter: dict[str, np.ndarray], manifest: Manifest, classes: list[str]) -> None:
-    """A safetensors file whose metadata ties it to the model it belongs to and names its classes."""
+def save_adapter(
+    path: Path,
+    adapter: dict[str, np.ndarray],
+    manifest: Manifest,
+    classes: list[str],
+    intensity: Intensity | None = None,
+) -> None:
+    """A safetensors file whose metadata ties it to the model it belongs to and names its classes. intensity: that
+    images of more than 8 bits were trained with."""
     metadata = {
         "format": FORMAT,
         "model": manifest.model,
         "model_digest": manifest.model_digest,
         "classes": json.dumps(classes, ensure_ascii=False),
     }
+    if intensity is not None:
+        metadata[INTENSITY] = str(intensity)
     with atomic_writer(path) as file:
         tensors.write_with_digest(file, adapter, metadata)
 
@@ -49,6 +59,17 @@ def load_adapter(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray],
             f"adapter {path} names the classes {classes}, the artifact has {manifest.num_classes}; use another adapter"
         )
     return loaded, classes
+
+
+def intensity_of(path: Path) -> Intensity | None:
+    """What an adapter or knowledge file was taught with to be black and white in images of more than 8 bits; None where
+    it was taught none. Raises UserError if the file cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            _, metadata = tensors.open_rows(file, str(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    return parse_intensity(metadata.get(INTENSITY))
 
 
 def copy_into(arrays: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> None:

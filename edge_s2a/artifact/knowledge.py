@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_s2a.artifact import tensors
 from edge_s2a.artifact.files import atomic_writer
+from edge_s2a.artifact.intensity import INTENSITY, Intensity, parse_intensity
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.artifact.learned import DRIFT_IMAGES, UNKNOWN_RATES, Familiar, Head, Measured, State
 from edge_s2a.artifact.learned_tensors import (
@@ -59,6 +60,7 @@ class Knowledge:
     # What learning says of itself, as JSON: edge_s2a.run.schema.LearningSummary.
     record: Mapping[str, Any] = field(default_factory=dict)
     trained: Trained | None = None
+    intensity: Intensity | None = None  # of images of more than 8 bits
 
 
 def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None:
@@ -86,6 +88,8 @@ def save_knowledge(path: Path, knowledge: Knowledge, manifest: Manifest) -> None
         RECORD: json.dumps(knowledge.record),
         "head": json.dumps(numbers | {"measured": None if head.measured is None else asdict(head.measured)}),
     }
+    if knowledge.intensity is not None:
+        metadata[INTENSITY] = str(knowledge.intensity)
     if trained is not None:
         metadata["trained"] = json.dumps({"share": trained.share, "classes": trained.classes})
     metadata[HEAD_DIGEST] = tensors.digest(told, metadata)
@@ -106,11 +110,12 @@ def load_knowledge(path: Path, manifest: Manifest) -> Knowledge:
     try:
         state = state_of(opened.tensors, opened.layout, opened.classes, opened.folded_groups)
         taught, record = _taught(opened, manifest), _record(opened)
+        intensity = parse_intensity(opened.metadata.get(INTENSITY))
         if (taught.head.counts != state.counts).any():
             raise ValueError(f"a head of {taught.head.images} images for {state.counts.sum()}")
     except (ValueError, KeyError, TypeError) as error:
         raise _malformed(opened, error) from error
-    return Knowledge(state, taught.head, taught.adapter, opened.metadata["artifact"], record, taught.trained)
+    return Knowledge(state, taught.head, taught.adapter, opened.metadata["artifact"], record, taught.trained, intensity)
 
 
 class Taught(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.artifact.adapter import copy_into, load_adapter
+from edge_s2a.artifact.adapter import copy_into, intensity_of, load_adapter
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.knowledge import Taught, is_knowledge, load_taught
 from edge_s2a.artifact.learned import Head
@@ -70,10 +70,12 @@ def load_classifier(
         known = load_taught(taught, Artifact(artifact).manifest)
         runtime, classes = load_taps(artifact, budget_bytes, settings, known, index), known.head.classes
         average = None if known.trained is None else Average(runtime.engine, known.trained, classes)
+        runtime.collator.intensity = intensity_of(taught)
         return Classifier(runtime, classes, known.head, average)
     runtime = load(artifact, budget_bytes, INFERENCE_BATCH_SIZE, settings, index=index)
     tensors, classes = load_adapter(taught, runtime.artifact.manifest)
     copy_into(runtime.engine.adapter, tensors)
+    runtime.collator.intensity = intensity_of(taught)
     return Classifier(runtime, classes, None)
 
 

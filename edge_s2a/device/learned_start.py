@@ -251,7 +251,7 @@ def keep_both(
     adapter, share = trainer.adapter, compared.share or 0.0
     best = Path(options.output) / BEST
     if share == 1:
-        save_adapter(best, adapter, trainer.manifest, trainer.classes)
+        save_adapter(best, adapter, trainer.manifest, trainer.classes, trainer.intensity)
     else:
         trained = Trained(adapter, list(trainer.classes), share)
         save_knowledge(best, dataclasses.replace(knowledge_of(options, trainer), trained=trained), trainer.manifest)

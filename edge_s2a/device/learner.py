@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge_s2a.artifact.adapter import copy_into, load_adapter
+from edge_s2a.artifact.adapter import copy_into, intensity_of, load_adapter
 from edge_s2a.artifact.archive import Artifact
+from edge_s2a.artifact.intensity import Intensity, parse_intensity
 from edge_s2a.artifact.knowledge import Knowledge, Trained, load_knowledge, save_knowledge
 from edge_s2a.artifact.learned import DIGEST_BYTES, Head, Kept, State
 from edge_s2a.artifact.program import TO_LEARN
@@ -28,12 +29,23 @@ from edge_s2a.device.closed_form.solve import scores, solve
 from edge_s2a.device.closed_form.unknown import are_unknown
 from edge_s2a.device.closed_form.update import Update, update_form
 from edge_s2a.device.data.decoding import UnusableImage
+from edge_s2a.device.data.intensity import bits_used
 from edge_s2a.device.data.known import Read
 from edge_s2a.device.data.pixels import file_digest
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.engine.batches import taps_of
 from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
-from edge_s2a.device.images.program import ImageLike, LabelledImages, Reader, items_of, name_of, pair_of, shown
+from edge_s2a.device.images.program import (
+    ImageLike,
+    LabelledImages,
+    Reader,
+    items_of,
+    name_of,
+    pair_of,
+    ranges_of_files,
+    sequence_of,
+    shown,
+)
 from edge_s2a.device.learning_plan import Expected, LearningPlan, plan_learning, smallest_form
 from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
@@ -109,10 +121,12 @@ class Learner:
         self.runtime = load_planned(Path(options.artifact), self.engine_settings, TO_LEARN, self.plan)
         self.engine, self.collator = self.runtime.engine, self.runtime.collator
         self._reader = Reader(self.manifest.preprocessing, [], self.plan.decode_limit_bytes)
+        self.intensity = parse_intensity(options.intensity)
         self._adapter: Mapping[str, np.ndarray] = {}
         self._average: Average | None = None
         if options.adapter is not None:
             self._use_adapter(load_adapter(Path(options.adapter), self.manifest)[0])
+            self.intensity = self.intensity or intensity_of(Path(options.adapter))
         self._journal = Journal(None, self.layout)
         self._head: Head | None = None  # None: to be solved for when it is needed
         self._previous: Head | None = None  # the last classifier that was solved for
@@ -135,11 +149,20 @@ class Learner:
         if tensors:
             copy_into(self.engine.adapter, tensors)
 
+    def require_intensity(self, intensity: Intensity | None) -> None:
+        """Raises UserError if what was learned elsewhere knows other values as black and white."""
+        if None not in (intensity, self.intensity) and intensity != self.intensity:
+            raise UserError(
+                f"what was learned has {intensity} as black and white, not {self.intensity}; leave intensity out"
+            )
+
     def keep_journal(self, path: Path) -> str | None:
         """From now on keeps features in the file `path` until they are saved, and uses those that it holds; says what
         is wrong with it. Raises UserError if it cannot be written."""
         preprocessing = vars(self.manifest.preprocessing)
-        identity = json.dumps([self.manifest.model_digest, preprocessing, adapter_identity(self._adapter)])
+        identity = json.dumps(
+            [self.manifest.model_digest, preprocessing, adapter_identity(self._adapter), self.intensity]
+        )
         self._journal = Journal(path, self.layout, identity)
         return self._journal.problem
 
@@ -164,6 +187,15 @@ class Learner:
         return None if self._average is None else self._average.trained
 
     @property
+    def intensity(self) -> Intensity | None:
+        """What is black and white in images of more than 8 bits; None where nothing tells."""
+        return self._reader.intensity
+
+    @intensity.setter
+    def intensity(self, value: Intensity | None) -> None:
+        self._reader.intensity = self.collator.intensity = value
+
+    @property
     def skipped(self) -> list[str]:
         """Images that could not be read, with the reason, each once."""
         return self._reader.reasons
@@ -178,6 +210,9 @@ class Learner:
         update it (edge_s2a.device.closed_form.update), in less than the time of one pass; now and then, and before it
         is saved, it is solved for anew.
         """
+        sequence = sequence_of(images)
+        if sequence is not None and self.intensity is None and not self.images:
+            self.intensity = bits_used(ranges_of_files(sequence, self.plan.decode_limit_bytes))
         return self.learn_reads(self._reads(images))
 
     def _reads(self, images: LabelledImages) -> Iterator[Read]:
@@ -302,6 +337,8 @@ class Learner:
                 f"{path} was learned from another trained adapter; merge what was learned from the same one, or from "
                 "none"
             )
+        self.require_intensity(other.intensity)
+        self.intensity = other.intensity or self.intensity
         self.become(states.merge(self.state, other.state))
 
     # -- use -------------------------------------------------------------------------------------------
@@ -385,7 +422,9 @@ class Learner:
         """The same, and it says this of itself. What `predict` saw last is forgotten: it was compared with what the
         file held before."""
         artifact = str(Path(self.options.artifact).resolve())
-        knowledge = Knowledge(self.state, self.head, self._adapter, artifact, to_json(summary), self.trained)
+        knowledge = Knowledge(
+            self.state, self.head, self._adapter, artifact, to_json(summary), self.trained, self.intensity
+        )
         save_knowledge(path, knowledge, self.manifest)
         remove_recent(path)
 
@@ -410,6 +449,8 @@ class Learner:
     def take_over(self, knowledge: Knowledge) -> None:
         """The same with a file that was read before."""
         self._use_adapter(knowledge.adapter)
+        self.require_intensity(knowledge.intensity)
+        self.intensity = knowledge.intensity or self.intensity
         if knowledge.state.layout != self.layout:
             self.layout = knowledge.state.layout
             self._journal = Journal(None, self.layout)

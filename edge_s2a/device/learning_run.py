@@ -14,6 +14,7 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
+from edge_s2a.device.data.depth import explained, intensity_for
 from edge_s2a.device.data.known import read_once
 from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.evaluate import evaluate
@@ -49,6 +50,7 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
         dataset = None if options.data is None else open_dataset(Path(options.data), "train", None, None)
         val_path = validation_path(options)
         validation = None if val_path is None else open_dataset(val_path, "val", None, None)
+        intensity = None if dataset is None else intensity_for(options.intensity, dataset, options.memory_budget)
         manifest = Artifact(artifact).manifest
         others = {path: load_knowledge(path, manifest) for path in paths(options.merge or [])}
         expected = what_to_expect(options, manifest, before, list(others.values()), dataset)
@@ -69,6 +71,10 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
         require_known_classes(validation, {*learner.classes, *(dataset.classes if dataset else [])})
         learned = Learned(0, 0, 0)
         if dataset is not None:
+            if learner.intensity is None and intensity is not None:
+                learner.intensity = intensity
+            if learner.intensity is not None:
+                progress.message(explained(learner.intensity))
             learned = learn_dataset(learner, dataset, partial_of(output), progress)
         if before is not None and before.trained is not None and learner.trained is None:
             progress.message("the trained adapter knows other classes, and is left out; train again to have one")
@@ -151,6 +157,7 @@ def learn_dataset(learner: Learner, dataset: Dataset, journal: Path, progress: P
         learner.is_known,
         queue_capacity(learner.plan.micro_batch_size),
         learner.plan.decode_limit_bytes,
+        learner.intensity,
     )
     learned = learner.learn_reads(reads, progress.image)
     return learned._replace(skipped=learned.skipped + len(dataset.skipped))

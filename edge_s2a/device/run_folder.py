@@ -57,8 +57,8 @@ class RunFolder:
     def save(self, loop: "TrainingLoop") -> None:
         """Writes both adapters and a checkpoint from which `restore` continues."""
         trainer = loop.trainer
-        save_adapter(self.path / ADAPTER, trainer.engine.adapter, trainer.manifest, trainer.classes)
-        save_adapter(self.best, loop.best, trainer.manifest, trainer.classes)
+        save_adapter(self.path / ADAPTER, trainer.engine.adapter, trainer.manifest, trainer.classes, trainer.intensity)
+        save_adapter(self.best, loop.best, trainer.manifest, trainer.classes, trainer.intensity)
         save_checkpoint(self.path / CHECKPOINT, loop.position, loop.arrays(), loop.identity())
 
     def write(self, line: MetricsLine) -> None:

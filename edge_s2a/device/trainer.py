@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.adapter import check_shapes, copy_into, load_adapter, save_adapter
+from edge_s2a.artifact.adapter import check_shapes, copy_into, intensity_of, load_adapter, save_adapter
 from edge_s2a.artifact.archive import ADAPTER
+from edge_s2a.artifact.intensity import Intensity, parse_intensity
 from edge_s2a.device.data.collate import Prepared
+from edge_s2a.device.data.intensity import bits_used
 from edge_s2a.device.evaluate import Evaluation, Prediction, likeliest
 from edge_s2a.device.images.program import (
     ImageLike,
@@ -23,6 +25,7 @@ from edge_s2a.device.images.program import (
     Reader,
     StreamedImages,
     items_of,
+    ranges_of_files,
     sequence_of,
 )
 from edge_s2a.device.images.protocol import Images
@@ -104,6 +107,7 @@ class Trainer:
         self._reader = Reader(
             self.manifest.preprocessing, self.manifest.class_names(options.classes), self.plan.decode_limit_bytes
         )
+        self.intensity = parse_intensity(options.intensity)
         self._rng = np.random.default_rng(options.seed)
         self.is_fresh = True  # nothing has been trained, started or loaded yet
         self.best_adapter: dict[str, np.ndarray] = {}
@@ -118,6 +122,15 @@ class Trainer:
     @classes.setter
     def classes(self, names: list[str]) -> None:
         self._reader.classes = names
+
+    @property
+    def intensity(self) -> Intensity | None:
+        """What is black and white in images of more than 8 bits; None where nothing tells."""
+        return self._reader.intensity
+
+    @intensity.setter
+    def intensity(self, value: Intensity | None) -> None:
+        self._reader.intensity = self.collator.intensity = value
 
     @property
     def skipped(self) -> list[str]:
@@ -261,6 +274,8 @@ class Trainer:
             return StreamedImages(images, self._reader)
         if not len(sequence):
             raise UserError("there are no images to train on; give at least one")
+        if self.intensity is None:
+            self.intensity = bits_used(ranges_of_files(sequence, self.plan.decode_limit_bytes))
         return ProgramImages(sequence, self._reader, self.runtime, rng, self.options.batch_size)
 
     # -- use -------------------------------------------------------------------------------------------
@@ -298,7 +313,8 @@ class Trainer:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Takes over an adapter file of this artifact, and the names of its classes."""
         self.adapter, self.classes = load_adapter(Path(path), self.manifest)
+        self.intensity = intensity_of(Path(path)) or self.intensity
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the adapter, atomically; `load`, `edge-s2a eval` and `predict` read it."""
-        save_adapter(Path(path), self.engine.adapter, self.manifest, self.classes)
+        save_adapter(Path(path), self.engine.adapter, self.manifest, self.classes, self.intensity)

@@ -6,6 +6,7 @@ from typing import Any
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
+from edge_s2a.device.data.depth import explained, intensity_for
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.data.split import divided, stratified
 from edge_s2a.device.images.dataset import DatasetImages
@@ -57,8 +58,9 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         manifest = require_adapter(Path(options.artifact))
         training, held_out = open_datasets(options, manifest)
         index = index_memory(manifest, training, held_out)
+        intensity = intensity_for(options.intensity, training, options.memory_budget)
         trainer = Trainer.expecting(TrainerOptions(**common(options, TrainerOptions)), index)
-        trainer.classes = training.classes
+        trainer.classes, trainer.intensity = training.classes, intensity
         images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
         validation = None if held_out is None else DatasetImages(held_out, trainer.runtime)
         used = as_used(options, trainer)
@@ -117,7 +119,12 @@ def open_datasets(options: TrainOptions, manifest: Manifest) -> tuple[Dataset, D
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:
     """Returns the options with what was left to the machine as it turned out."""
-    return dataclasses.replace(options, memory_budget=trainer.budget_bytes, threads=trainer.engine_settings.threads)
+    return dataclasses.replace(
+        options,
+        memory_budget=trainer.budget_bytes,
+        threads=trainer.engine_settings.threads,
+        intensity=str(trainer.intensity or options.intensity),
+    )
 
 
 def describe(progress: Progress, trainer: Trainer, images: DatasetImages) -> None:
@@ -128,6 +135,8 @@ def describe(progress: Progress, trainer: Trainer, images: DatasetImages) -> Non
         f"budget {format_size(plan.budget_bytes)}, predicted peak {format_size(plan.predicted_peak_bytes)}: batches of "
         f"{plan.batch_size} in micro-batches of {plan.micro_batch_size}"
     )
+    if trainer.intensity is not None:
+        progress.message(explained(trainer.intensity))
 
 
 def keep_features(options: TrainOptions, trainer: Trainer, datasets: list[Dataset], progress: Progress) -> None:
@@ -150,7 +159,7 @@ def keep_features(options: TrainOptions, trainer: Trainer, datasets: list[Datase
         return
     path = Path(options.output) / FEATURES
     try:
-        cache = FeatureCache(path, trainer.manifest, int(limit_bytes))
+        cache = FeatureCache(path, trainer.manifest, int(limit_bytes), trainer.intensity)
     except OSError as error:
         raise UserError(f"cannot use {path}: {error.strerror}; remove it, or give --feature-cache 0") from error
     trainer.collator.keep_features(cache)

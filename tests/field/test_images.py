@@ -14,6 +14,7 @@ from edge_s2a.device.data.dataset import open_dataset
 from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, image_of, opened, read_image
 from edge_s2a.device.data.preprocessing import resize_bytes
 from edge_s2a.errors import UserError
+from tests.field.test_deep_images import write_png16
 from tests.helpers.commands import assert_refused, run_command
 from tests.helpers.images import samples_of, write_images
 from tests.helpers.paths import PROJECT
@@ -115,7 +116,7 @@ print(peak_resident_bytes() - before, counted[-1])
 LARGE = {
     "rgb.png": {}, "grey16.png": {}, "photo.webp": {}, "lossless.webp": {"lossless": True, "method": 0},
     "photo.gif": {}, "lzw.tif": {"compression": "tiff_lzw"}, "progressive.jpg": {"progressive": True}, "photo.bmp": {},
-    "photo.jpg": {}, "photo.ppm": {},
+    "photo.jpg": {}, "photo.ppm": {}, "colour16.png": {},
 }  # fmt: skip
 
 
@@ -133,7 +134,10 @@ def test_decoding_takes_no_more_than_is_counted(tmp_path, name, size, augment):
         (tmp_path / str(place)).mkdir()
         files.append(tmp_path / str(place) / name)
         image = grey16(photo(*measures)) if "grey16" in name else photo(*measures)
-        image.save(files[-1], **LARGE[name])
+        if name == "colour16.png":
+            write_png16(np.asarray(image).astype(np.uint16) * 257, files[-1])
+        else:
+            image.save(files[-1], **LARGE[name])
     command = [sys.executable, "-c", MEASURE, *map(str, files), augment]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True)
     measured, counted = map(int, done.stdout.split())

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.feature_cache import FeatureCache, decode, encode, key_of
@@ -35,6 +36,8 @@ class Collator:
     def __init__(self, engine: Engine, batch: np.ndarray, preprocessing: Preprocessing, decode_limit_bytes: int):
         self.engine, self.batch, self.preprocessing = engine, batch, preprocessing
         self.decode_limit_bytes = decode_limit_bytes
+        self.intensity: Intensity | None = None
+        """What is black and white in images of more than 8 bits; None where nothing tells."""
         self.cache: FeatureCache | None = None
         self._features: dict[str, np.ndarray] = {}
         self._count = 0
@@ -57,7 +60,7 @@ class Collator:
             codes = self.cache.find(key)
             if codes is not None:
                 return Known(codes)
-        pixels = load_pixels(dataset, index, self.preprocessing, augment, seed, self.decode_limit_bytes)
+        pixels = load_pixels(dataset, index, self.preprocessing, augment, seed, self.decode_limit_bytes, self.intensity)
         return pixels if key is None else Unknown(key, pixels)
 
     def add(self, prepared: Prepared) -> None:

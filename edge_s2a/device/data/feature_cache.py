@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_s2a.artifact.archive import ADAPTER, GOLDEN, PLAN
+from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.reference import GROUP_SIZE, decode_groups, encode_groups
 
@@ -34,10 +35,10 @@ CHUNK = 1024 * GROUP_SIZE  # values coded at once; temporaries take several time
 NOT_OF_FEATURES = (ADAPTER, GOLDEN, PLAN)
 
 
-def identity_of(manifest: Manifest) -> bytes:
+def identity_of(manifest: Manifest, intensity: Intensity | None) -> bytes:
     """SHA-256 of everything that decides the features of an image: graphs, frozen weights, preprocessing."""
     digests = {name: entry["sha256"] for name, entry in manifest.members.items() if name not in NOT_OF_FEATURES}
-    text = json.dumps([digests, vars(manifest.preprocessing)], sort_keys=True)
+    text = json.dumps([digests, vars(manifest.preprocessing), intensity], sort_keys=True)
     return hashlib.sha256(text.encode()).digest()
 
 
@@ -95,13 +96,14 @@ class FeatureCache:
     """Codes by key, in a file of at most `limit_bytes`. One process writes it; one of its threads may append while
     another looks up."""
 
-    def __init__(self, path: Path, manifest: Manifest, limit_bytes: int):
-        """Opens the file, and empties it unless it was made for these features. Raises OSError."""
+    def __init__(self, path: Path, manifest: Manifest, limit_bytes: int, intensity: Intensity | None = None):
+        """Opens the file, and empties it unless it was made for these features, of images of this intensity. Raises
+        OSError."""
         self.shapes = manifest.features
         self._problem: str | None = None
         self._code_bytes = code_bytes(self.shapes)
         self._record_bytes = PREFIX.size + self._code_bytes
-        header = HEADER.pack(MAGIC, identity_of(manifest), self._record_bytes)
+        header = HEADER.pack(MAGIC, identity_of(manifest, intensity), self._record_bytes)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if os.pread(self._file, HEADER_BYTES, 0) != header:
             os.ftruncate(self._file, 0)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.learned import DIGEST_BYTES
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import Dataset
@@ -26,6 +27,7 @@ def read_once(
     is_known: Callable[[bytes], bool],
     capacity: int,
     decode_limit_bytes: int,
+    intensity: Intensity | None = None,
 ) -> Iterator[Read]:
     """Yields all images of a dataset that can be read, in its order, read in a thread of their own; at most `capacity`
     wait."""
@@ -34,7 +36,9 @@ def read_once(
         digest = image_digest(dataset, index)[:DIGEST_BYTES]
         if is_known(digest):
             return digest, None
-        return digest, load_pixels(dataset, index, preprocessing, decode_limit_bytes=decode_limit_bytes)
+        return digest, load_pixels(
+            dataset, index, preprocessing, decode_limit_bytes=decode_limit_bytes, intensity=intensity
+        )
 
     for _, index, (digest, pixels) in stream(dataset, range(len(dataset)), load, capacity):
         yield Read(digest, dataset.classes[dataset.labels[index]], pixels)

@@ -2,13 +2,16 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data.dataset import Dataset
-from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, image_of, read_image
+from edge_s2a.device.data.decoding import NO_LIMIT, UnusableImage, deep_range, image_of, read_image
+from edge_s2a.device.data.intensity import Range, some_of
 from edge_s2a.device.data.preprocessing import augmented
 
 BLOCK_BYTES = 1 << 16
@@ -21,17 +24,27 @@ def load_pixels(
     augment: str = "none",
     seed: tuple[int, ...] = (),
     decode_limit_bytes: int = NO_LIMIT,
+    intensity: Intensity | None = None,
 ) -> np.ndarray:
     """uint8 (height, width, 3): image `index`, augmented, resized and cropped for the model.
 
-    augment, seed: see `preprocessing.augmented`. Raises UnusableImage.
+    augment, seed: see `preprocessing.augmented`. intensity: see `decoding.read_image`. Raises UnusableImage.
     """
     stored = stored_image(dataset, index)
     if isinstance(stored, Path):
-        image = read_image(stored, preprocessing, decode_limit_bytes, augment)
+        image = read_image(stored, preprocessing, decode_limit_bytes, augment, intensity)
     else:
         image = image_of(stored, preprocessing, decode_limit_bytes, augment)
     return augmented(image, preprocessing, augment, seed, index)
+
+
+def ranges_in(dataset: Dataset, limit_bytes: int) -> Iterator[Range]:
+    """Yields which values some images of a dataset have, where these are of more than 8 bits. Of such that take more
+    than `limit_bytes` to decode nothing is known."""
+    for index in some_of(len(dataset)):
+        stored = dataset.stored(index) if dataset.paths is not None else None
+        if isinstance(stored, Path) and (found := deep_range(stored, limit_bytes)) is not None:
+            yield found
 
 
 def image_digest(dataset: Dataset, index: int) -> bytes:

@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.collate import Collator
-from edge_s2a.device.data.decoding import UnusableImage, image_of, opened, read_image
+from edge_s2a.device.data.decoding import UnusableImage, deep_range, image_of, opened, read_image
+from edge_s2a.device.data.intensity import Range, UnusableValues, range_of, rule_for, scaled, some_of
 from edge_s2a.device.data.preprocessing import resize_and_crop
 from edge_s2a.device.engine.base import Inputs
 from edge_s2a.device.evaluate import Evaluation, Logits, evaluate_batches
@@ -23,7 +25,8 @@ from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
-"""A file, a Pillow image, or pixels uint8 (height, width, 3) in RGB."""
+"""A file, a Pillow image, or pixels (height, width, 3) in RGB or (height, width) in grey: uint8, or other real numbers
+that `intensity` brings to 8 bits."""
 Label = int | str
 """The number of a class, from 0, or its name."""
 LabelledImages = Iterable[tuple[ImageLike, Label]]
@@ -34,6 +37,7 @@ class Reader:
 
     def __init__(self, preprocessing: Preprocessing, classes: list[str], decode_limit_bytes: int):
         self.preprocessing, self.classes, self.decode_limit_bytes = preprocessing, classes, decode_limit_bytes
+        self.intensity: Intensity | None = None  # of images of more than 8 bits
         self.reasons: list[str] = []  # a line for each image that could not be read
         self._skipped: dict[str, str] = {}
 
@@ -54,16 +58,29 @@ class Reader:
     def pixels(self, image: ImageLike) -> np.ndarray:
         """Returns uint8 (height, width, 3). Raises UnusableImage, and UserError for what is no image."""
         if isinstance(image, str | os.PathLike):
-            image = read_image(Path(image), self.preprocessing, self.decode_limit_bytes)
+            image = read_image(Path(image), self.preprocessing, self.decode_limit_bytes, intensity=self.intensity)
         elif isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise UserError(f"an image is {image.dtype} {image.shape}; give uint8 (height, width, 3) in RGB")
-            image = image_of(image, self.preprocessing, self.decode_limit_bytes)
+            image = image_of(self._eight_bits(image), self.preprocessing, self.decode_limit_bytes)
         elif isinstance(image, Image.Image):
-            image = opened(image, self.preprocessing, self.decode_limit_bytes)
+            image = opened(image, self.preprocessing, self.decode_limit_bytes, self.intensity)
         else:
             raise UserError(f"an image is of type {type(image).__name__}; give a path, a Pillow image or an array")
         return resize_and_crop(image, self.preprocessing)
+
+    def _eight_bits(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 (height, width, 3). Raises UserError where that is not what these pixels are, nor can become."""
+        is_grey, is_colour = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[2] == 3
+        if pixels.dtype.kind not in "uif" or not (is_grey or is_colour):
+            raise UserError(
+                f"an image is {pixels.dtype} {pixels.shape}; give uint8 (height, width, 3) in RGB, or (height, width) "
+                "in grey"
+            )
+        if pixels.dtype != np.uint8 and pixels.size:
+            try:
+                pixels = scaled(pixels, rule_for(range_of(pixels), self.intensity))
+            except UnusableValues as error:
+                raise UserError(f"an image of {pixels.dtype} {error}") from error
+        return np.stack([pixels] * 3, -1).astype(np.uint8) if is_grey else pixels.astype(np.uint8, copy=False)
 
     def required_pixels(self, image: ImageLike) -> np.ndarray:
         """The same, of an image that cannot be done without: raises UserError if it cannot be read."""
@@ -133,6 +150,14 @@ def items_of(images: LabelledImages) -> Iterable[Any]:
     if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
         raise UserError(f"images are {shown(images)}; give an iterable of pairs (image, label)")
     return found
+
+
+def ranges_of_files(images: Sequence[tuple[ImageLike, Label]], limit_bytes: int) -> Iterator[Range]:
+    """Yields which values some of the files among them have, where these are images of more than 8 bits."""
+    for place in some_of(len(images)):
+        image, _ = pair_of(images[place])
+        if isinstance(image, str | os.PathLike) and (found := deep_range(Path(image), limit_bytes)) is not None:
+            yield found
 
 
 class Places(Sequence[Any]):
