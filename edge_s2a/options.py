@@ -31,6 +31,7 @@ MEMORY_BUDGET = (
     "32MiB, whichever is more"
 )
 
+CLASS_WEIGHTS = "balanced: every class counts alike, however many images it has"
 NO_ADAPTER = "none"
 MEANS, LEARNED = "means", "learned"  # where a training starts
 
@@ -96,6 +97,14 @@ class StepOptions(BatchOptions, IntensityOptions):
     )
     label_smoothing: float = option(
         "share of the target spread evenly over all classes", default=0.1, bounds=SHARE, decides_result=True
+    )
+    class_weights: str = option(CLASS_WEIGHTS, default="none", choices=("none", "balanced"), decides_result=True)
+    metric: str = option(
+        "what the best adapter is best in, on the validation images; balanced-accuracy: the mean of the classes' "
+        "recalls",
+        default="accuracy",
+        choices=("accuracy", "balanced-accuracy"),
+        decides_result=True,
     )
     clip_norm: float = option(
         "scale gradients with a larger norm down to this one; default: never", default=math.inf, bounds=POSITIVE,
@@ -269,6 +278,20 @@ class TrainOptions(ArtifactOptions, StepOptions):
         choices=("none", "flip", "crop"),
         decides_result=True,
     )
+    balance: bool = option(
+        "show images of each class equally often, those of rare classes several times in an epoch",
+        default=False,
+        decides_result=True,
+    )
+    init_adapter: StrPath | None = option(
+        "begin with this trained adapter instead of with class means", default=None, metavar="ADAPTER"
+    )
+    patience: int | None = option(
+        "end after this number of epochs without a better adapter on the validation images; default: never",
+        default=None,
+        bounds=POSITIVE,
+        metavar="EPOCHS",
+    )
     feature_cache: int | str | None = option(
         "size of RUN/features.cache, for artifacts that train nothing inside the backbone: epochs after the first "
         "skip the backbone; default: 512MiB; 0: no cache",
@@ -307,9 +330,7 @@ class KnowledgeOptions(BudgetOptions, IntensityOptions):
         record="storage_bytes",
     )
     codes: str = option("how features are kept", default="float16", choices=("float16", "int8"))
-    class_weights: str = option(
-        "balanced: every class counts alike, however many images it has", default="none", choices=("none", "balanced")
-    )
+    class_weights: str = option(CLASS_WEIGHTS, default="none", choices=("none", "balanced"))
     adapter: StrPath | None = option(
         "learn from the model with this trained adapter, such as RUN/best.safetensors", default=None
     )

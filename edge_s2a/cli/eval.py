@@ -8,6 +8,10 @@ from edge_s2a.cli.output import Output
 from edge_s2a.cli.peak import exit_code
 from edge_s2a.errors import UserError
 from edge_s2a.options import EvalOptions
+from edge_s2a.run.recall import rows as recall_rows
+from edge_s2a.run.recall import warning
+
+REMEDY = "train or learn with --class-weights balanced, or add images of these classes"
 
 
 def run(options: EvalOptions, output: Output) -> int:
@@ -36,11 +40,14 @@ def run(options: EvalOptions, output: Output) -> int:
     result["skipped"] = dataset.skipped_names()
     rows = [
         ("accuracy", f"{100 * result['accuracy']:.2f} %"),
+        *recall_rows(result["balanced_accuracy"], result["recall"]),
         ("loss", "not finite" if result["loss"] is None else f"{result['loss']:.4f}"),
         ("images", result["count"]),
         ("skipped images", len(dataset.skipped)),
     ]
     output.show(result, rows)
+    if (told := warning(result["accuracy"], result["recall"], REMEDY)) and not output.quiet:
+        print(told, file=sys.stderr)
     return exit_code("eval", peak_resident_bytes(), budget_bytes)
 
 

@@ -12,8 +12,12 @@ from edge_s2a.errors import MemoryPressure
 from edge_s2a.options import TrainOptions
 from edge_s2a.run.compared import describe, kept, percent
 from edge_s2a.run.convert import from_json
+from edge_s2a.run.recall import rows as recall_rows
+from edge_s2a.run.recall import warning
 from edge_s2a.run.schema import CHECKPOINT, TRIAL, ComparedFacts
 from edge_s2a.sizes import format_size
+
+REMEDY = "train with --balance or --class-weights balanced, and keep the best by --metric balanced-accuracy"
 
 
 def run(options: TrainOptions, output: Output) -> int:
@@ -36,6 +40,9 @@ def run(options: TrainOptions, output: Output) -> int:
             raise KeyboardInterrupt("interrupted; a checkpoint was written, --resume continues") from interruption
         raise
     output.show(summary, rows(summary))
+    told = warning(summary["val_accuracy"], summary["val_recall"], REMEDY)
+    if told and not output.quiet:
+        print(told, file=sys.stderr)
     return exit_code("train", most_bytes(summary), summary["budget_bytes"])
 
 
@@ -77,6 +84,7 @@ def trained_rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
         ("steps", f"{summary['steps']} in {summary['seconds']:.1f} s"),
         ("train loss", "not finite" if loss is None else f"{loss:.4f}"),
         ("val accuracy", "no validation data" if accuracy is None else percent(accuracy)),
+        *recall_rows(summary["val_balanced_accuracy"], summary["val_recall"]),
         *([] if accuracy is None else [("best accuracy", "that of the start" if best is None else percent(best))]),
     ]
 

@@ -20,6 +20,7 @@ from edge_s2a.errors import UserError
 
 FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
 LARGEST_COUNT = 1 << 53
+LENGTHS = ("epochs", "steps")  # that may grow when a run is resumed
 Arrays = dict[str, np.ndarray]
 
 
@@ -35,6 +36,8 @@ class Position:
     count: int = 0
     train_loss: float | None = None  # of the last whole epoch
     val_accuracy: float | None = None
+    val_balanced_accuracy: float | None = None
+    epochs_since_best: int = 0
     best_accuracy: float = -1.0
     updates: int = 0  # steps that the optimizer's state has seen
     failures: int = 0  # steps in a row whose loss or gradient was not finite
@@ -75,7 +78,9 @@ def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> 
     else:
         reason = "; ".join(errors) or f"{folder / FILE} does not exist"
         raise UserError(f"nothing to resume: {reason}; omit --resume")
-    different = sorted(key for key in settings if saved.get(key) != settings[key])
+    different = sorted(
+        key for key in settings if saved.get(key) != settings[key] and not has_grown(key, saved, settings)
+    )
     if different:
         raise UserError(
             f"the run in {folder.parent} was started with "
@@ -89,6 +94,11 @@ def load_checkpoint(folder: Path, arrays: dict[str, Arrays], settings: dict) -> 
     except (KeyError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not fit this run ({error}); start again without --resume") from error
     return position, "; ".join(errors)
+
+
+def has_grown(key: str, saved: dict, settings: dict) -> bool:
+    """Whether a training is only to become longer."""
+    return key in LENGTHS and isinstance(saved.get(key), int | float) and saved[key] < settings[key]
 
 
 def has_checkpoint(folder: Path) -> bool:

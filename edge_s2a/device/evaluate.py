@@ -20,6 +20,8 @@ class Evaluation(NamedTuple):
     accuracy: float  # share of images whose likeliest class is right
     loss: float  # mean cross-entropy, without label smoothing; NaN where it is not finite
     images: int
+    balanced_accuracy: float  # mean of the recalls
+    recall: dict[str, float]  # class -> share of its images that are right; without classes that have none
 
 
 class Prediction(NamedTuple):
@@ -69,24 +71,31 @@ def evaluate_batches(
     classes: list[str],
     predictions: BinaryIO | None = None,
 ) -> dict[str, Any]:
-    """Returns {"accuracy", "count", "loss"}: share of images whose likeliest class is right, images read, and mean
-    cross-entropy without label smoothing. Accuracy and loss are None where no image could be read, the loss also where
+    """Returns {"accuracy", "count", "loss", "balanced_accuracy", "recall"}: share of images whose likeliest class is
+    right, images read, mean cross-entropy without label smoothing, and of the classes that have images the mean of
+    their recalls, and {class: recall}. Accuracies and loss are None where no image could be read, the loss also where
     it is not finite.
 
     batches: (names, inputs, labels int (images,)). predictions: gets a line per image, as RUN/predictions.jsonl has it
     (docs/RUN.md); only for it names are needed.
     """
-    correct, count, loss = 0, 0, 0.0
+    loss = 0.0
+    right, images = np.zeros(len(classes), np.int64), np.zeros(len(classes), np.int64)  # by class
     for names, inputs, labels in batches:
         logits = logits_of(inputs)
-        right, loss_sum = score(logits, labels)
-        correct, loss, count = correct + right, loss + loss_sum, count + len(labels)
+        loss += score(logits, labels)[1]
+        images += np.bincount(labels, minlength=len(classes))
+        right += np.bincount(labels[logits.argmax(-1) == labels], minlength=len(classes))
         if predictions is not None:
             predictions.writelines(prediction_lines(names, labels, logits, classes))
+    count = int(images.sum())
+    recall = {classes[number]: int(right[number]) / int(images[number]) for number in np.flatnonzero(images)}
     return {
-        "accuracy": correct / count if count else None,
+        "accuracy": int(right.sum()) / count if count else None,
         "count": count,
         "loss": loss / count if count and math.isfinite(loss) else None,
+        "balanced_accuracy": sum(recall.values()) / len(recall) if count else None,
+        "recall": recall,
     }
 
 

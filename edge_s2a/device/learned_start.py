@@ -81,6 +81,8 @@ def learn_first(options: TrainOptions) -> None:
     `learn` does: the same call then goes on from there.
     """
     run = Path(options.output)
+    if options.init_adapter is not None:
+        raise UserError(f"--init-adapter and --start {options.start} are two ways to begin; leave one of them out")
     if options.val_split:
         raise UserError(
             f"--val-split and --start {options.start} both hold images out; leave --val-split out, the summary has the "
@@ -208,8 +210,8 @@ def try_out(
     if finished is not None and finished.compared is not None:
         return finished.compared
     training, _ = divided(dataset, choose_places(dataset.labels, options.seed))
-    rest = DatasetImages(training, trainer.runtime, options.augment, options.seed)
-    trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path)
+    rest = DatasetImages(training, trainer.runtime, options.augment, options.seed, options.balance)
+    trial = dataclasses.replace(options, epochs=math.ceil(TRIAL_SHARE * options.epochs), output=path, patience=None)
     length = length_of(trial, rest.count)
     progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
     progress.message(f"tried out on {rest.count} images; {len(learned.held_out.places)} are held out")

@@ -89,6 +89,7 @@ def learn(options: LearnOptions, validate: Validate | None = None) -> dict[str, 
             known_images=learned.known,
             skipped_images=learned.skipped,
             val_accuracy=validated["accuracy"] if validated else None,
+            val_balanced_accuracy=validated.get("balanced_accuracy") if validated else None,
             val_loss=validated["loss"] if validated else None,
             seconds=time.monotonic() - started_s,
         )

@@ -35,6 +35,7 @@ def summary_of(model: str, state: State, head: Head) -> LearningSummary:
         calibration_error=measured.calibration_error if measured else None,
         confusion=(measured.confusion or []) if measured else [],
         val_accuracy=None,
+        val_balanced_accuracy=None,
         val_loss=None,
         seconds=None,
         predicted_peak_bytes=None,

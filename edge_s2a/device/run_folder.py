@@ -1,12 +1,14 @@
 """Keeps what one training leaves in its folder: records, adapters and checkpoints (docs/RUN.md)."""
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from edge_s2a.artifact.adapter import check_shapes, save_adapter
 from edge_s2a.artifact.files import atomic_writer, locked, make_folder
 from edge_s2a.device.checkpoint import has_checkpoint, load_checkpoint, remove_checkpoints, save_checkpoint
+from edge_s2a.run.reader import read_predictions
 from edge_s2a.run.schema import ADAPTER, BEST, CHECKPOINT, LOCK, METRICS, PREDICTIONS, MetricsLine, RunFacts, Summary
 from edge_s2a.run.writer import MetricsFile, remove_results, write_facts, write_summary
 
@@ -73,6 +75,15 @@ class RunFolder:
     def predictions(self) -> contextlib.AbstractContextManager[BinaryIO]:
         """Opens predictions.jsonl, which is replaced at the end of the block."""
         return atomic_writer(self.path / PREDICTIONS)
+
+    def last_recall(self) -> dict[str, float]:
+        """Returns class -> share of its images that were right in the last validation, from predictions.jsonl."""
+        right: Counter[str] = Counter()
+        images: Counter[str] = Counter()
+        for line in read_predictions(self.path):
+            images[line.label] += 1
+            right[line.label] += line.predicted == line.label
+        return {label: right[label] / count for label, count in images.items()}
 
     def finish(self, summary: Summary) -> None:
         """Writes summary.json, the last file of a run."""

@@ -108,6 +108,8 @@ class Trainer:
             self.manifest.preprocessing, self.manifest.class_names(options.classes), self.plan.decode_limit_bytes
         )
         self.intensity = parse_intensity(options.intensity)
+        self.class_weights: np.ndarray | None = None
+        """float32 (classes,): factors on the loss of an image; None for none. `fit` sets it as the options say."""
         self._rng = np.random.default_rng(options.seed)
         self.is_fresh = True  # nothing has been trained, started or loaded yet
         self.best_adapter: dict[str, np.ndarray] = {}
@@ -235,7 +237,12 @@ class Trainer:
         none. Where loss or gradient are not finite, nothing is updated."""
         start_s = time.monotonic()
         result = accumulate(
-            self.collator, images, self.gradients, self.options.batch_size, self.options.label_smoothing
+            self.collator,
+            images,
+            self.gradients,
+            self.options.batch_size,
+            self.options.label_smoothing,
+            self.class_weights,
         )
         if not result.images:
             return None

@@ -16,6 +16,7 @@ import numpy as np
 
 from edge_s2a.artifact.adapter import copy_into
 from edge_s2a.device.checkpoint import Position
+from edge_s2a.device.data.balance import balanced_weights
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
@@ -64,14 +65,16 @@ class Length:
     warmup_steps: int
     epochs: float = math.inf
     steps: float = math.inf
+    patience: float = math.inf  # epochs without a better adapter
 
 
 def length_of(options: TrainOptions, images: int) -> Length:
     """That of a training by epochs. images: per epoch."""
     steps_per_epoch = math.ceil(images / options.batch_size)
     return Length(
-        steps_per_epoch * options.epochs, round(options.warmup_epochs * steps_per_epoch), epochs=options.epochs
-    )
+        steps_per_epoch * options.epochs, round(options.warmup_epochs * steps_per_epoch), epochs=options.epochs,
+        patience=options.patience or math.inf,
+    )  # fmt: skip
 
 
 class TrainingLoop:
@@ -110,6 +113,15 @@ class TrainingLoop:
         self.condition = Condition(None, False)  # of the device after the last step
         self.started_s = self.saved_s = time.monotonic()
         self.is_stopped = False
+        self.validated: dict[str, Any] | None = None  # of the last epoch
+        trainer.class_weights = self._class_weights()
+
+    def _class_weights(self) -> np.ndarray | None:
+        if self.options.class_weights == "none":
+            return None
+        if self.images.labels is None:
+            raise UserError("class_weights balanced needs images that can be counted before; give a sequence")
+        return balanced_weights(self.images.labels, len(self.trainer.classes))
 
     # -- before and after ------------------------------------------------------------------------------
 
@@ -145,7 +157,10 @@ class TrainingLoop:
         self.progress.continue_from(position.step)
         if damage:
             self.progress.message(f"{damage}; the one before it is used")
-        self.progress.message(f"resumed at epoch {position.epoch + 1}, step {position.step}")
+        self.progress.message(
+            f"resumed at epoch {position.epoch + 1}, step {position.step}; the learning rate follows the schedule of all "
+            f"{self.length.total_steps} steps"
+        )
 
     def identity(self) -> dict[str, Any]:
         """Returns what a training that is resumed must agree in."""
@@ -173,6 +188,8 @@ class TrainingLoop:
             epochs=position.epoch,
             train_loss=position.train_loss,
             val_accuracy=position.val_accuracy,
+            val_balanced_accuracy=position.val_balanced_accuracy,
+            val_recall=self._recall(),
             best_accuracy=None if self.validation is None or position.best_accuracy < 0 else position.best_accuracy,
             seconds=position.elapsed_s,
             seconds_per_step=position.training_s / max(1, position.step),
@@ -194,6 +211,14 @@ class TrainingLoop:
         if self.folder is not None:
             self.folder.finish(summary)
         return summary
+
+    def _recall(self) -> dict[str, float]:
+        """Returns class -> recall in the last validation, also where that was in an earlier process."""
+        if self.validated is not None:
+            return self.validated["recall"]
+        if self.validation is None or self.folder is None:
+            return {}
+        return self.folder.last_recall()
 
     # -- the loop --------------------------------------------------------------------------------------
 
@@ -219,7 +244,9 @@ class TrainingLoop:
 
     @property
     def is_finished(self) -> bool:
-        return self.are_steps_done or self.images.is_exhausted or self.position.epoch >= self.length.epochs
+        position, length = self.position, self.length
+        is_patience_over = position.epochs_since_best >= length.patience
+        return self.are_steps_done or self.images.is_exhausted or position.epoch >= length.epochs or is_patience_over
 
     def step(self, images: Iterator[tuple[int, Prepared]]) -> TrainingStep | None:
         """Makes one update from the next effective batch and records it; None if there are no images."""
@@ -269,6 +296,8 @@ class TrainingLoop:
         validated = self._validate()
         if validated["accuracy"] is not None:
             text += f", val accuracy {100 * validated['accuracy']:.1f} %"
+            if self.options.metric != "accuracy":
+                text += f", balanced {100 * validated['balanced_accuracy']:.1f} %"
             text += "" if validated["loss"] is None else f", val loss {validated['loss']:.4f}"
         epoch = f"epoch {position.epoch + 1}{self._of_epochs}"
         self.progress.message(f"{epoch}: {text}, mem {format_size(resident_bytes())}")
@@ -276,12 +305,15 @@ class TrainingLoop:
             EpochLine(
                 epoch=position.epoch + 1, train_loss=position.train_loss, train_accuracy=train_accuracy,
                 val_loss=validated["loss"], val_accuracy=validated["accuracy"], skipped_images=len(self.skipped()),
-                peak_rss_bytes=peak_resident_bytes(),
+                peak_rss_bytes=peak_resident_bytes(), val_balanced_accuracy=validated["balanced_accuracy"],
             )
         )  # fmt: skip
         if (cache := self.trainer.collator.cache) is not None and (problem := cache.take_problem()):
             self.progress.message(f"features.cache grows no more: {problem}; what it lacks is computed in each epoch")
-        self._judge(train_accuracy if validated["accuracy"] is None else validated["accuracy"])
+        metric = validated[self.options.metric.replace("-", "_")]
+        self._judge(train_accuracy if metric is None else metric)
+        if position.epochs_since_best >= self.length.patience:
+            self.progress.message(f"no better adapter in {position.epochs_since_best} epochs: training ends here")
         self._begin_epoch()
         self.save()
 
@@ -291,20 +323,24 @@ class TrainingLoop:
 
     def _validate(self) -> dict[str, Any]:
         if self.validation is None:
-            return {"accuracy": None, "loss": None}
+            return {"accuracy": None, "loss": None, "balanced_accuracy": None}
         with contextlib.nullcontext() if self.folder is None else self.folder.predictions() as predictions:
             validated = self.validation.evaluate(predictions)
         if not validated["count"]:
             where = "" if self.validation.where is None else f" of {self.validation.where}"
             raise UserError(f"no image{where} could be read; check the validation data")
         self.position.val_accuracy = validated["accuracy"]
+        self.position.val_balanced_accuracy = validated["balanced_accuracy"]
+        self.validated = validated
         return validated
 
     def _judge(self, accuracy: float | None) -> None:
         """Keeps the adapter if it is the best so far, and leaves it if the loss has run away."""
         accuracy = 0.0 if accuracy is None else accuracy
+        self.position.epochs_since_best += 1
         if not self.divergence.rejects_epoch(self) and accuracy > self.position.best_accuracy:
             self.position.best_accuracy = accuracy
+            self.position.epochs_since_best = 0
             self.remember_best()
 
     def _begin_epoch(self) -> None:

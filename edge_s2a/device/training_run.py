@@ -61,7 +61,9 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         intensity = intensity_for(options.intensity, training, options.memory_budget)
         trainer = Trainer.expecting(TrainerOptions(**common(options, TrainerOptions)), index)
         trainer.classes, trainer.intensity = training.classes, intensity
-        images = DatasetImages(training, trainer.runtime, options.augment, options.seed)
+        if options.init_adapter is not None:
+            begin_with(trainer, Path(options.init_adapter), training)
+        images = DatasetImages(training, trainer.runtime, options.augment, options.seed, options.balance)
         validation = None if held_out is None else DatasetImages(held_out, trainer.runtime)
         used = as_used(options, trainer)
         length = length_of(options, images.count)
@@ -103,6 +105,8 @@ def open_datasets(options: TrainOptions, manifest: Manifest) -> tuple[Dataset, D
     training = open_dataset(data, "train", manifest.labels, classes)
     val_path = options.val_data or (data if has_split(data, "val") else None)
     validation = None
+    if val_path is None and not options.val_split and (options.patience or options.metric != "accuracy"):
+        raise UserError("--patience and --metric need validation images; give --val-data, or --val-split 0.2")
     if val_path is not None:
         if options.val_split:
             raise UserError(f"{val_path} has validation images; leave --val-split out")
@@ -115,6 +119,16 @@ def open_datasets(options: TrainOptions, manifest: Manifest) -> tuple[Dataset, D
             )
         training, validation = divided(training, places)
     return training, validation
+
+
+def begin_with(trainer: Trainer, path: Path, training: Dataset) -> None:
+    """Makes the adapter of a file the one that is trained. Raises UserError if it is of other classes."""
+    trainer.load(path)
+    if trainer.classes != training.classes:
+        raise UserError(
+            f"{path} was trained for the classes {', '.join(trainer.classes[:8])}, and {training.where} has "
+            f"{', '.join(training.classes[:8])}; give an adapter of the same classes in the same order"
+        )
 
 
 def as_used(options: TrainOptions, trainer: Trainer) -> TrainOptions:

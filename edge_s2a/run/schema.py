@@ -53,6 +53,7 @@ class EpochLine:
     val_accuracy: float | None
     skipped_images: int | None  # so far
     peak_rss_bytes: int | None  # so far
+    val_balanced_accuracy: float | None = None  # mean of the recalls of the classes
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ class Summary:
     epochs: int | None
     train_loss: float | None  # of the last epoch; None where no step was finite
     val_accuracy: float | None  # None without validation
-    best_accuracy: float | None
+    val_balanced_accuracy: float | None  # mean of the recalls of the classes
+    val_recall: dict[str, float]  # class -> share of its images that are right, of those that have some
+    best_accuracy: float | None  # in what --metric names
     seconds: float | None = field(metadata=decimals(3))  # in all, of all processes of the run
     seconds_per_step: float | None = field(metadata=decimals(4))
     peak_rss_bytes: int | None
@@ -283,6 +286,7 @@ class LearningSummary:
     calibration_error: float | None  # expected, of their probabilities
     confusion: list[list[int]]  # [class][likeliest class]: left-out images; [] where none was, or for too many classes
     val_accuracy: float | None  # None without validation
+    val_balanced_accuracy: float | None  # mean of the recalls of the classes
     val_loss: float | None
     seconds: float | None = field(metadata=decimals(3))  # of the last command; None where a program learned
     predicted_peak_bytes: int | None

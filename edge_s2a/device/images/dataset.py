@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from edge_s2a.device.checkpoint import Position
+from edge_s2a.device.data.balance import balanced_order
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.loader import queue_capacity, stream
@@ -22,14 +23,16 @@ class DatasetImages:
 
     is_exhausted = False
 
-    def __init__(self, dataset: Dataset, runtime: Runtime, augment: str = "none", seed: int = 0):
+    def __init__(self, dataset: Dataset, runtime: Runtime, augment: str = "none", seed: int = 0, balance: bool = False):
+        """balance: shows images of each class equally often."""
         self.dataset, self.runtime, self.augment, self.seed = dataset, runtime, augment, seed
+        self.balance = balance
         self.count, self.where, self.labels = len(dataset), dataset.where, dataset.labels
 
     def epoch(self, position: Position) -> Generator[tuple[int, Prepared], None, None]:
         seed = (self.seed, position.epoch)
-        order = np.random.default_rng(seed).permutation(self.count)[position.images :]
-        before = position.images
+        rng, before = np.random.default_rng(seed), position.images
+        order = (balanced_order(self.labels, rng) if self.balance else rng.permutation(self.count))[before:]
         load = functools.partial(self.runtime.collator.load, self.dataset, augment=self.augment, seed=seed)
         capacity = queue_capacity(self.runtime.plan.micro_batch_size)
         with contextlib.closing(stream(self.dataset, order, load, capacity)) as ready:

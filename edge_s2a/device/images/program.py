@@ -96,7 +96,7 @@ class Reader:
         if not result["count"]:
             raise UserError(f"no image could be read; skipped: {self.reasons[-3:]}")
         loss = math.nan if result["loss"] is None else result["loss"]
-        return Evaluation(result["accuracy"], loss, result["count"])
+        return Evaluation(result["accuracy"], loss, result["count"], result["balanced_accuracy"], result["recall"])
 
     def number(self, label: Label) -> int:
         """Returns the number of a class. Raises UserError for one that does not exist, and for what is no label."""

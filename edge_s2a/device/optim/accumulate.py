@@ -31,9 +31,10 @@ def accumulate(
     gradients: dict[str, np.ndarray],
     batch_size: int,
     label_smoothing: float,
+    class_weights: np.ndarray | None = None,
 ) -> BatchResult:
     """Sets `gradients` to those of the mean loss over `images`, at most `batch_size` of (label, image), run in
-    micro-batches as large as the collator's.
+    micro-batches as large as the collator's. class_weights: float32 (classes,), factors on the loss of an image.
 
     Every micro-batch's target is divided by the nominal batch size, so gradients simply add up; a batch of fewer images
     (the last of an epoch) is scaled to its true size afterwards. Raises ArenaExhausted if not even one image fits the
@@ -44,6 +45,8 @@ def accumulate(
     loss, correct, count = 0.0, 0, 0
     while labels := _collect(collator, images):
         target = smoothed_target(labels, collator.engine.classes, label_smoothing, batch_size)
+        if class_weights is not None:
+            target *= class_weights[labels, None]
         for result, part in training_steps(collator.engine, collator.inputs(), target):
             for name, gradient in result.gradients.items():
                 gradients[name] += gradient

@@ -1,11 +1,9 @@
 """Shows the classes that were learned in one pass, and which of them are taken for which."""
 
-from collections import Counter
-
 from edge_s2a.artifact.learned import MOST_CONFUSED
 from edge_s2a.report.elements import card, cards, paragraph, table, titled
 from edge_s2a.report.learned_record import LearnedRecord
-from edge_s2a.report.sections.confusions import worst_pairs
+from edge_s2a.report.sections.confusions import recall_of, worst_pairs
 from edge_s2a.report.words import NOTHING, percent
 
 
@@ -25,18 +23,9 @@ def said(record: LearnedRecord) -> str:
 
 
 def class_table(record: LearnedRecord) -> str:
-    accuracies = left_out_accuracies(record)
+    accuracies = recall_of(record.confusion)
     rows = [
         (name, percent(accuracies[name]) if name in accuracies else NOTHING, str(images))
         for name, images in record.summary.classes.items()
     ]
     return card("What was learned", table(("class", "left-out accuracy", "images"), rows))
-
-
-def left_out_accuracies(record: LearnedRecord) -> dict[str, float]:
-    """Returns class -> share of its left-out images that are right, of classes that have some."""
-    counts = record.confusion.counts
-    totals: Counter[str] = Counter()
-    for (label, _), count in counts.items():
-        totals[label] += count
-    return {label: counts[label, label] / total for label, total in totals.items()}

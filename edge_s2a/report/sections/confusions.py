@@ -1,5 +1,7 @@
 """Shows which classes the last validation took for which, and the images it was wrong about."""
 
+from collections import Counter
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -9,6 +11,7 @@ from edge_s2a.report.confusion import Confusion, matrix, shown_classes
 from edge_s2a.report.elements import card, cards, escaped, paragraph, table, titled
 from edge_s2a.report.words import percent
 
+MOST_RECALLS = 12  # classes in the table of recalls
 MOST_NUMBERED_CLASSES = 14  # cells of more are too small for numbers
 
 
@@ -18,9 +21,26 @@ def section(confusion: Confusion, figures: dict[str, str], thumbnails: dict[str,
         return titled("Confusions", paragraph("No validation has left its predictions yet."))
     right = confusion.images - confusion.wrong
     said = paragraph(f"The last validation: {right} of {confusion.images} images right, {confusion.wrong} wrong.")
-    matrix_and_pairs = cards(part for part in (figures.get("confusion"), worst_pairs(confusion)) if part)
+    parts = (figures.get("confusion"), recalls(confusion), worst_pairs(confusion))
+    matrix_and_pairs = cards(part for part in parts if part)
     images = worst_images(confusion, thumbnails) if confusion.wrong else ""
     return titled("Confusions", said + matrix_and_pairs + images)
+
+
+def recalls(confusion: Confusion) -> str:
+    found = recall_of(confusion)
+    weakest = sorted(found, key=lambda label: found[label])[:MOST_RECALLS]
+    mean = sum(found.values()) / len(found)
+    title = f"Right of each class, the weakest first; {percent(mean)} on average"
+    return card(title, table(("class", "recall"), [(label, percent(found[label])) for label in weakest]))
+
+
+def recall_of(confusion: Confusion) -> dict[str, float]:
+    """Returns class -> share of its images that are right."""
+    totals: Counter[str] = Counter()
+    for (label, _), count in confusion.counts.items():
+        totals[label] += count
+    return {label: confusion.counts[label, label] / total for label, total in totals.items()}
 
 
 def worst_pairs(confusion: Confusion) -> str:
