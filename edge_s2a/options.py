@@ -249,7 +249,7 @@ class TrainOptions(ArtifactOptions, StepOptions):
     """`edge-s2a train` and `edge_s2a.train`."""
 
     data: StrPath = option(
-        "labelled images: an ImageFolder, with or without train/ and val/, or a .npz file",
+        "labelled images: an ImageFolder, with or without train/ and val/, a CSV table with path,label, or a .npz file",
         kw_only=False,
         metavar="DATA",
     )
@@ -349,7 +349,8 @@ class LearnOptions(KnowledgeOptions):
         "artifact to begin with, or a knowledge file to go on from", kw_only=False, is_argument=True, metavar="F.s2a|K"
     )
     data: StrPath | None = option(
-        "labelled images to learn: an ImageFolder, with or without train/ and val/, or a .npz file",
+        "labelled images to learn: an ImageFolder, with or without train/ and val/, a CSV table with path,label, or a "
+        ".npz file",
         default=None,
         kw_only=False,
         metavar="DATA",
@@ -381,7 +382,9 @@ class EvalOptions(ArtifactOptions, BudgetOptions):
     """`edge-s2a eval`."""
 
     adapter: StrPath = option("adapter file, such as RUN/best.safetensors, or knowledge file")
-    data: StrPath = option("labelled images: an ImageFolder, with or without train/ and val/, or a .npz file")
+    data: StrPath = option(
+        "labelled images: an ImageFolder, with or without train/ and val/, a CSV table with path,label, or a .npz file"
+    )
 
 
 @options

@@ -158,8 +158,8 @@ class TrainingLoop:
         if damage:
             self.progress.message(f"{damage}; the one before it is used")
         self.progress.message(
-            f"resumed at epoch {position.epoch + 1}, step {position.step}; the learning rate follows the schedule of all "
-            f"{self.length.total_steps} steps"
+            f"resumed at epoch {position.epoch + 1}, step {position.step}; the learning rate follows the schedule of "
+            f"all {self.length.total_steps} steps"
         )
 
     def identity(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from edge_s2a.device.data.arrays import StoredArrays, open_arrays
 from edge_s2a.device.data.decoding import SUFFIXES
 from edge_s2a.device.data.paths import Paths, entries, files_below, printable
+from edge_s2a.device.data.table import has_rows, is_table, read_table
 from edge_s2a.errors import UserError
 
 LARGEST_LABEL = 9999  # in a .npz for any number of classes
@@ -22,6 +23,7 @@ SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "test", "testing"),
 }
+UNPACK = {".zip": "unzip", ".tar": "tar -xf", ".tgz": "tar -xf", ".tar.gz": "tar -xf", ".7z": "7z x", ".rar": "unrar x"}
 UNKNOWN_IMAGES = {".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".svg", ".jxl"}
 DIGEST = np.dtype([("bytes", np.uint64), ("time_ns", np.int64), ("sha256", np.uint8, 32)])
 
@@ -101,23 +103,36 @@ def label_type(classes: Sequence[str]) -> np.dtype:
 
 
 def open_dataset(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
-    """The images of `path`: a folder with one folder per class, or with {train,val} above these, or a .npz. Images may
-    lie in folders below that of their class.
+    """The images of `path`: a folder with one folder per class, or with {train,val} above these, a table (CSV), or a
+    .npz. Images may lie in folders below that of their class.
 
-    split: "train" or "val", or what else such a folder is called (SPLITS). labels: the artifact's class names, which
-    the folders must match ("val" may lack some); without any, the sorted names of the folders are the classes.
+    split: "train" or "val", or what else such a folder, or a table, calls it (SPLITS). labels: the artifact's class
+    names, which the folders must match ("val" may lack some); without any, the sorted names of the folders are the
+    classes.
     num_classes: how many there must be; None for any number. Raises UserError for data that does not fit.
     """
     if path.suffix == ".npz":
         return _of_arrays(path, labels, num_classes)
+    if is_table(path):
+        return _of_table(path, split, labels, num_classes)
     if not path.is_dir():
-        raise UserError(f"data folder {path} does not exist; give a folder with one folder of images per class")
+        raise UserError(_what_else(path))
     return _open_folder(path, split, labels, num_classes)
 
 
+def _what_else(path: Path) -> str:
+    """What is wrong with data that are no folder, and what to do."""
+    wanted = "give a folder with one folder of images per class, a CSV table with the columns path,label, or a .npz"
+    if not path.exists():
+        return f"data {path} do not exist; {wanted}"
+    if how := next((how for suffix, how in UNPACK.items() if path.name.lower().endswith(suffix)), None):
+        return f"{path} is an archive; unpack it, for example with {how}, and give the folder"
+    return f"{path} is a file of another kind; {wanted}"
+
+
 def has_split(path: Path, split: str) -> bool:
-    """Whether `path` is a folder with a folder of training or of validation images."""
-    return split_folder(path, split) is not None
+    """Whether `path` is a folder with a folder of training or of validation images, or a table that has such."""
+    return has_rows(path, SPLITS[split]) if is_table(path) else split_folder(path, split) is not None
 
 
 def split_folder(path: Path, split: str) -> Path | None:
@@ -158,18 +173,7 @@ def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: 
     if not found:
         raise UserError(f"{folder} has no class folders; put the images of each class into a folder with its name")
     classes = [normalized_name(label) for label in labels or found]
-    unknown = sorted(set(found) - set(classes))
-    missing = sorted(set(classes) - set(found)) if split == "train" else []
-    if unknown or missing:
-        raise UserError(
-            f"class folders of {folder} do not match the artifact's labels: "
-            f"unknown {unknown}, missing {missing}; rename the folders, or pack with other --labels"
-        )
-    if num_classes is not None and len(classes) != num_classes:
-        raise UserError(
-            f"{folder} has {len(classes)} classes ({', '.join(classes[:8])}), the artifact was packed for "
-            f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
-        )
+    _require_match(found, classes, split, num_classes, f"class folders of {folder}")
     paths, places, targets = Paths(), array("I"), array("I")
     for name in found:
         prefix = os.fsencode(folders[name].name) + b"/"
@@ -181,6 +185,27 @@ def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: 
             raise UserError(f"class folder {folders[name]} has no images; add some or remove the folder")
     numbers = np.frombuffer(targets, np.uint32).astype(label_type(classes))
     return Dataset(folder, labels or found, numbers, np.frombuffer(places, np.uint32), paths, unused=dict(unused))
+
+
+def _require_match(found: list[str], classes: list[str], split: str, num_classes: int | None, what: str) -> None:
+    """Raises UserError unless the classes that were found are those that are wanted. what: has them."""
+    unknown = sorted(set(found) - set(classes))
+    missing = sorted(set(classes) - set(found)) if split == "train" else []
+    if unknown and split != "train":
+        raise UserError(
+            f"{what} are {', '.join(found[:8])}; wanted are the classes that were learned, {', '.join(classes[:8])}, "
+            f"or a folder {' or '.join(SPLITS[split][:3])} with these; correct the data, or give others"
+        )
+    if unknown or missing:
+        raise UserError(
+            f"{what} do not match the artifact's labels: "
+            f"unknown {unknown}, missing {missing}; rename the folders, or pack with other --labels"
+        )
+    if num_classes is not None and len(classes) != num_classes:
+        raise UserError(
+            f"{what} are {len(classes)} ({', '.join(classes[:8])}), the artifact was packed for "
+            f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
+        )
 
 
 def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
@@ -204,6 +229,20 @@ def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
 def normalized_name(name: str) -> str:
     """The name in one spelling: file systems differ in how they write an accent."""
     return unicodedata.normalize("NFC", name)
+
+
+def _of_table(path: Path, split: str, labels: list[str] | None, num_classes: int | None) -> Dataset:
+    table = read_table(path, SPLITS[split])
+    names = [normalized_name(name) for name in table.names]
+    found = sorted(set(names))
+    classes = [normalized_name(label) for label in labels or found]
+    if labels and not set(found) & set(classes) and set(found) <= {str(number) for number in range(len(classes))}:
+        numbers = [int(name) for name in names]  # of the classes, as in a .npz
+    else:
+        _require_match(found, classes, split, num_classes, f"labels of {path}")
+        numbers = [classes.index(name) for name in names]
+    wanted = np.array(numbers, label_type(classes))[np.frombuffer(table.labels, np.uint32)]
+    return Dataset(path.parent, labels or found, wanted, np.frombuffer(table.places, np.uint64), table.paths)
 
 
 def _of_arrays(path: Path, labels: list[str] | None, num_classes: int | None) -> Dataset:
