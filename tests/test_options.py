@@ -132,6 +132,7 @@ def test_what_decides_the_result_is_what_a_resumed_run_must_agree_in():
     assert base.result_options(train_options()).keys() == {
         "batch_size", "optimizer", "lr", "weight_decay", "label_smoothing", "clip_norm", "seed", "epochs",
         "warmup_epochs", "augment", "start", "val_split", "intensity",
+        "metric", "class_weights", "balance",
     }  # fmt: skip
 
 

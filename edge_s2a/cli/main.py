@@ -25,7 +25,7 @@ from edge_s2a.cli import (
 )
 from edge_s2a.cli.command import Command
 from edge_s2a.cli.options import add_options, from_namespace
-from edge_s2a.cli.output import Output
+from edge_s2a.cli.output import Output, escape_what_cannot_be_printed, say
 from edge_s2a.cli.parser import HelpWithDefaults, Parser, ShowVersions, refuse_misspelt
 from edge_s2a.errors import UserError
 from edge_s2a.options import ArtifactOptions, LearnOptions
@@ -43,6 +43,7 @@ COMMANDS: tuple[Command[Any], ...] = (
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    escape_what_cannot_be_printed()
     parser = build_parser()
     refuse_misspelt(parser, arguments)
     parsed = parser.parse_args(arguments)
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return command.run(options, Output(parsed.json, parsed.quiet))
     except UserError as error:
         # One line, even where it quotes a library's message of many.
-        print(f"edge-s2a {command.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"edge-s2a {command.name}: {' '.join(str(error).split())}", sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as interruption:
         print(f"edge-s2a {command.name}: {str(interruption) or 'interrupted'}", file=sys.stderr)

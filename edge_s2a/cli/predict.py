@@ -1,12 +1,11 @@
 """`edge-s2a predict`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edge_s2a.cli.command import Command
-from edge_s2a.cli.output import Output
+from edge_s2a.cli.output import Output, as_json, say
 from edge_s2a.cli.peak import exit_code
 from edge_s2a.errors import UserError
 from edge_s2a.option import paths
@@ -30,10 +29,11 @@ def run(options: PredictOptions, output: Output) -> int:
     if found["drift"]:
         write_recent(Path(options.adapter), RecentDrift(time=now_utc(), **found["drift"]))
     if output.json:
-        print(json.dumps(found, ensure_ascii=False))
+        print(as_json(found))
     elif not output.quiet:
         for result in found["results"]:
-            print("\n".join(lines(result)))
+            for line in lines(result):
+                say(line)
         if found["drift"] and found["drift"]["drifted"]:
             print(f"the images are unlike those that were learned: {found['drift']['statistic']:.2f}, where "
                   f"{found['drift']['threshold']:.2f} is usual at most")  # fmt: skip

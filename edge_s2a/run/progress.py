@@ -3,6 +3,7 @@
 import sys
 import time
 
+from edge_s2a.run.text import visible
 from edge_s2a.run.times import format_time
 from edge_s2a.sizes import MIB
 
@@ -53,5 +54,6 @@ class Progress:
         """Prints a line of its own."""
         if self.quiet:
             return
-        sys.stderr.write(("\r\x1b[K" if self.live else "") + text + "\n")
+        lines = "\n".join(map(visible, text.split("\n")))
+        sys.stderr.write(("\r\x1b[K" if self.live else "") + lines + "\n")
         sys.stderr.flush()

@@ -138,7 +138,7 @@ def test_unreadable_files_are_left_out_and_listed(trainer, tmp_path):
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([(np.zeros((40, 40), np.uint8), "red")], "uint8"),
+        ([(np.zeros((40, 40, 2), np.uint8), "red")], "uint8"),
         ([(np.zeros((40, 40, 3), np.float32), "red")], "float32"),
         ([(tinted(0, 0), "purple")], "purple"),
         ([(tinted(0, 0), 3)], "label 3"),

@@ -163,7 +163,9 @@ def test_adapter_that_is_no_adapter(small_artifact, tmp_path, data):
 
 
 def test_missing_data_folder(small_artifact, tmp_path):
-    assert_refused(train(small_artifact, tmp_path / "none", tmp_path / "run"), 2, "none", "does not exist")
+    assert_refused(
+        train(small_artifact, tmp_path / "none", tmp_path / "run"), 2, "none do not exist; give a folder with one"
+    )
 
 
 def test_wrong_number_of_classes(tmp_path, data):
@@ -281,3 +283,14 @@ def test_a_provider_that_is_not_there(small_artifact, provider):
     done = run_command("check", small_artifact, "--provider", provider)
     assert_refused(done, 2, "ExecutionProvider", "onnxruntime-gpu", "or omit --provider")
     assert run_command("check", small_artifact, "--provider", "cpu").returncode == 0
+
+
+@pytest.mark.parametrize(("model", "channels"), [("vit_tiny_patch16_224", 1), ("resnet18", 4), ("resnet18", 1)])
+def test_models_of_other_channels_are_refused_in_a_line(tmp_path, model, channels):
+    refused = run_host_here(
+        "pack", model, "--model-kwargs", f"in_chans={channels}", "--num-classes", 2, "--output", tmp_path / "F.s2a"
+    )
+    assert refused.returncode == 2
+    assert f"{model} takes images with channels: {channels}, and" in refused.stderr
+    assert "leave out in_chans; a grey image has three channels that are alike" in refused.stderr
+    assert not (tmp_path / "F.s2a").exists()

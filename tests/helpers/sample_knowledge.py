@@ -23,7 +23,8 @@ def sample_record(**changes) -> dict:
         "known_images": 3, "skipped_images": 1, "kept_images": 43, "folded_images": 10, "classes": CLASSES,
         "features": 2304, "used_features": 1536, "codes": "float16", "storage_bytes": 64 * MIB, "class_weights": "none",
         "form": "dual", "ridge": 0.0316, "temperature": 0.12, "left_out_accuracy": 0.904, "left_out_loss": 0.321,
-        "calibration_error": 0.027, "confusion": CONFUSION, "val_accuracy": 0.873, "val_loss": 0.412, "seconds": 3.42,
+        "calibration_error": 0.027, "confusion": CONFUSION, "val_accuracy": 0.873, "val_balanced_accuracy": 0.861,
+        "val_loss": 0.412, "seconds": 3.42,
         "predicted_peak_bytes": sum(parts.values()), "peak_rss_bytes": 85 * MIB, "budget_bytes": 96 * MIB,
         "micro_batch_size": 4, "parts": parts,
     }  # fmt: skip

@@ -173,7 +173,7 @@ def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: 
     if not found:
         raise UserError(f"{folder} has no class folders; put the images of each class into a folder with its name")
     classes = [normalized_name(label) for label in labels or found]
-    _require_match(found, classes, split, num_classes, f"class folders of {folder}")
+    _require_match(found, classes, split, num_classes, "class folders", folder)
     paths, places, targets = Paths(), array("I"), array("I")
     for name in found:
         prefix = os.fsencode(folders[name].name) + b"/"
@@ -187,23 +187,25 @@ def _open_folder(path: Path, split: str, labels: list[str] | None, num_classes: 
     return Dataset(folder, labels or found, numbers, np.frombuffer(places, np.uint32), paths, unused=dict(unused))
 
 
-def _require_match(found: list[str], classes: list[str], split: str, num_classes: int | None, what: str) -> None:
-    """Raises UserError unless the classes that were found are those that are wanted. what: has them."""
+def _require_match(
+    found: list[str], classes: list[str], split: str, num_classes: int | None, what: str, where: Path
+) -> None:
+    """Raises UserError unless the classes that were found are those that are wanted. what: names them, in `where`."""
     unknown = sorted(set(found) - set(classes))
     missing = sorted(set(classes) - set(found)) if split == "train" else []
     if unknown and split != "train":
         raise UserError(
-            f"{what} are {', '.join(found[:8])}; wanted are the classes that were learned, {', '.join(classes[:8])}, "
-            f"or a folder {' or '.join(SPLITS[split][:3])} with these; correct the data, or give others"
+            f"{what} of {where} are {', '.join(found[:8])}; wanted are the classes that were learned, "
+            f"{', '.join(classes[:8])}, or a folder {' or '.join(SPLITS[split][:3])} with these; correct the data, or give others"
         )
     if unknown or missing:
         raise UserError(
-            f"{what} do not match the artifact's labels: "
+            f"{what} of {where} do not match the artifact's labels: "
             f"unknown {unknown}, missing {missing}; rename the folders, or pack with other --labels"
         )
     if num_classes is not None and len(classes) != num_classes:
         raise UserError(
-            f"{what} are {len(classes)} ({', '.join(classes[:8])}), the artifact was packed for "
+            f"{where} has {len(classes)} classes ({', '.join(classes[:8])}), the artifact was packed for "
             f"{num_classes}; pack it with --num-classes {len(classes)}, or correct the data"
         )
 
@@ -217,9 +219,11 @@ def _class_folders(folder: Path, unused: Counter[str]) -> dict[str, Path]:
         if not entry.is_dir():
             unused[os.path.splitext(entry.name)[1].lower()] += 1
             continue
-        name = normalized_name(entry.name)
-        if name != printable(name):
-            raise UserError(f"the name of {printable(entry.path)} is not UTF-8; rename this class folder")
+        try:
+            # Not as Python decodes names, which depends on the locale.
+            name = normalized_name(os.fsencode(entry.name).decode())
+        except UnicodeDecodeError:
+            raise UserError(f"the name of {printable(entry.path)} is not UTF-8; rename this class folder") from None
         if name in folders:
             raise UserError(f"{folders[name]} and {entry.path} have the same name, written in two ways; merge them")
         folders[name] = folder / entry.name
@@ -239,7 +243,7 @@ def _of_table(path: Path, split: str, labels: list[str] | None, num_classes: int
     if labels and not set(found) & set(classes) and set(found) <= {str(number) for number in range(len(classes))}:
         numbers = [int(name) for name in names]  # of the classes, as in a .npz
     else:
-        _require_match(found, classes, split, num_classes, f"labels of {path}")
+        _require_match(found, classes, split, num_classes, "labels", path)
         numbers = [classes.index(name) for name in names]
     wanted = np.array(numbers, label_type(classes))[np.frombuffer(table.labels, np.uint32)]
     return Dataset(path.parent, labels or found, wanted, np.frombuffer(table.places, np.uint64), table.paths)

@@ -12,6 +12,7 @@ from edge_s2a.errors import UserError
 from edge_s2a.host.sources.load_weights import load_weights
 
 HEAD_STD = 0.02
+COLOURS = 3  # channels of an image
 
 
 def create_model(
@@ -33,6 +34,7 @@ def create_model(
         raise UserError(f"timm has no model {name!r}; did you mean {', '.join(close)}?")
     torch.manual_seed(seed)
     model: Any = new_model(name, model_kwargs, image_size, pretrained)  # has methods that torch's modules have not
+    require_colours(name, model)
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False  # the engine decides where memory is reused
@@ -54,6 +56,17 @@ def new_model(name: str, model_kwargs: dict[str, Any], image_size: int | None, p
                 continue
             raise UserError(f"timm cannot create {name} with {keywords}: {error}; correct the options") from error
     raise AssertionError("the second attempt returns or raises")
+
+
+def require_colours(name: str, model: nn.Module) -> None:
+    """Raises UserError for a model of grey or multispectral images: a device reads red, green and blue."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    channels = getattr(model, "in_chans", None) or (COLOURS if first is None else first.in_channels)
+    if channels != COLOURS:
+        raise UserError(
+            f"{name} takes images with channels: {channels}, and devices read three, red, green and blue: leave out "
+            "in_chans; a grey image has three channels that are alike"
+        )
 
 
 def classifier_names(model: nn.Module) -> list[str]:
