@@ -22,6 +22,7 @@ from edge_s2a.device.images.protocol import Images
 from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.device.policy.checkpoints import Checkpoints
+from edge_s2a.device.policy.contention import Contention
 from edge_s2a.device.policy.divergence import Divergence
 from edge_s2a.device.policy.heat import Condition, Heat, read_condition
 from edge_s2a.device.policy.interruption import Interruption
@@ -106,6 +107,7 @@ class TrainingLoop:
             Checkpoints(options.checkpoint_minutes),
             MemoryPressurePolicy(),
             Heat(options.max_temperature, interruption.sleep),
+            Contention(),
             self.watchdog,
         ]
         self.position = Position()

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from edge_s2a.device.policy.contention import threads_with_processors
 from edge_s2a.device.processors import physical_cores, quotas, usable_cores
 from tests.helpers.paths import PROJECT
 
@@ -83,3 +84,27 @@ def test_what_taskset_allows_is_counted():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT, check=True)
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("threads", "seconds", "waited", "expected"),
+    [(2, 1.4, 1.48, 1), (2, 0.5, 0.06, 2), (4, 2.0, 4.1, 2), (4, 1.0, 9.0, 1), (1, 1.0, 0.9, 1), (8, 1.0, 0.4, 8)],
+)
+def test_threads_without_processors_are_counted_by_what_they_wait(threads, seconds, waited, expected):
+    assert threads_with_processors(threads, seconds, waited) == expected
+
+
+@pytest.mark.slow
+def test_threads_that_wait_for_each_other_are_told(deit_artifact, photo_folder, tmp_path):
+    """Four on one processor, as where a container hides how many it may use; asked for what it may, none is told."""
+    train = [sys.executable, "-m", "edge_s2a", "train", str(deit_artifact), "--data", str(photo_folder),
+             "--epochs", "1", "--batch-size", "4", "--memory-budget", "400MiB"]  # fmt: skip
+    only = min(os.sched_getaffinity(0))
+    said = {}
+    for threads in ("4", "1"):
+        done = subprocess.run(
+            [*train, "--output", str(tmp_path / threads), "--threads", threads],
+            capture_output=True, text=True, cwd=PROJECT, check=True, preexec_fn=lambda: os.sched_setaffinity(0, [only]),
+        )  # fmt: skip
+        said[threads] = "--threads 1 is likely to be faster" in done.stderr
+    assert said == {"4": True, "1": False}

@@ -196,7 +196,8 @@ def _require_match(
     if unknown and split != "train":
         raise UserError(
             f"{what} of {where} are {', '.join(found[:8])}; wanted are the classes that were learned, "
-            f"{', '.join(classes[:8])}, or a folder {' or '.join(SPLITS[split][:3])} with these; correct the data, or give others"
+            f"{', '.join(classes[:8])}, or a folder {' or '.join(SPLITS[split][:3])} with these; correct the data, or "
+            "give others"
         )
     if unknown or missing:
         raise UserError(
