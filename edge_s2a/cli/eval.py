@@ -27,10 +27,9 @@ def run(options: EvalOptions, output: Output) -> int:
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)
     make_allocator_predictable()
-    manifest = Artifact(Path(options.artifact)).manifest
-    classes = classes_of(Path(options.adapter), manifest)
+    classes = classes_of(Path(options.artifact), Path(options.adapter))
     dataset = open_dataset(Path(options.data), "val", classes, len(classes))
-    index = index_memory(manifest, dataset)
+    index = index_memory(Artifact(Path(options.artifact)).manifest, dataset)
     classifier = load_classifier(Path(options.artifact), Path(options.adapter), budget_bytes, settings, index)
     if (unused := unused_files(dataset)) and not output.quiet:
         print(unused, file=sys.stderr)

@@ -11,7 +11,6 @@ from edge_s2a.artifact.adapter import copy_into, intensity_of, load_adapter
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.knowledge import Taught, is_knowledge, load_taught
 from edge_s2a.artifact.learned import Head
-from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.artifact.program import TO_LEARN
 from edge_s2a.device.average import Average, average_bytes
 from edge_s2a.device.closed_form.solve import scores
@@ -19,7 +18,14 @@ from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.micro_batches import read_batches
 from edge_s2a.device.engine.base import EngineSettings, Inputs
 from edge_s2a.device.engine.batches import taps_of
-from edge_s2a.device.load import INFERENCE_BATCH_SIZE, load, load_planned, measure_loaded, within_budget
+from edge_s2a.device.load import (
+    INFERENCE_BATCH_SIZE,
+    load,
+    load_planned,
+    measure_loaded,
+    require_adapter,
+    within_budget,
+)
 from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
 from edge_s2a.device.runtime import Runtime
 
@@ -79,9 +85,12 @@ def load_classifier(
     return Classifier(runtime, classes, None)
 
 
-def classes_of(taught: Path, manifest: Manifest) -> list[str]:
-    """Names of the classes of a trained adapter or a knowledge file. Raises UserError if it does not fit."""
-    return load_taught(taught, manifest).head.classes if is_knowledge(taught) else load_adapter(taught, manifest)[1]
+def classes_of(artifact: Path, taught: Path) -> list[str]:
+    """Names of the classes of a trained adapter or a knowledge file. Raises UserError if it does not fit the
+    artifact."""
+    if is_knowledge(taught):
+        return load_taught(taught, Artifact(artifact).manifest).head.classes
+    return load_adapter(taught, require_adapter(artifact))[1]
 
 
 def load_taps(

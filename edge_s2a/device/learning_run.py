@@ -14,10 +14,10 @@ from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.features import Layout
 from edge_s2a.device.closed_form import state as states
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
-from edge_s2a.device.data.depth import explained, intensity_for
 from edge_s2a.device.data.known import read_once
 from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.evaluate import evaluate
+from edge_s2a.device.image_depth import explained, intensity_for
 from edge_s2a.device.learner import Learned, Learner
 from edge_s2a.device.learning_plan import Expected
 from edge_s2a.device.memory.index import index_memory

@@ -6,9 +6,9 @@ from typing import Any
 
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.device.data.dataset import Dataset, has_split, open_dataset, unused_files
-from edge_s2a.device.data.depth import explained, intensity_for
 from edge_s2a.device.data.feature_cache import FeatureCache
 from edge_s2a.device.data.split import divided, stratified
+from edge_s2a.device.image_depth import explained, intensity_for
 from edge_s2a.device.images.dataset import DatasetImages
 from edge_s2a.device.learned_start import (
     is_continued,
