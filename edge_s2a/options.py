@@ -148,6 +148,13 @@ class PackOptions(Options):
         default="bias",
         metavar="KIND[+KIND...]",
     )
+    from_block: str = option(
+        "number of the first block that adapters act in, or last:N; blocks before it are computed once for each image, "
+        "and their output is kept",
+        default="1",
+        metavar="BLOCK",
+        convert=str,
+    )
     taps: str = option(
         "blocks whose statistics learn uses: auto, all, last:N, or numbers such as 2,4,6; more take more memory and "
         "time",

@@ -45,6 +45,7 @@ class Manifest:
     labels: list[str] | None
     preprocessing: Preprocessing
     adapter: list[str]  # structural modules, e.g. ["bias"]; none where nothing can be trained
+    first_block: int  # number, from 1 on, of the first block that they act in
     adapter_shapes: dict[str, list[int]]  # trainable tensors in the order of the graph's inputs
     head: list[str]  # layers of the adapter that may start at class means: linear, with bias, their mean the logits
     low_rank_maps: list[str]  # <name>.down (rank, inputs) and .up (outputs, rank): their product is linear in both
@@ -121,6 +122,8 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
             raise ValueError(f"features are {str(manifest.features)[:100]}")
         if not manifest.taps or min(manifest.taps.values()) < 1 or sum(manifest.taps.values()) > MOST_TAPS:
             raise ValueError(f"taps are {str(manifest.taps)[:100]}")
+        if manifest.first_block < 1:
+            raise ValueError(f"first_block is {manifest.first_block}")
         if not bool(manifest.adapter) == bool(manifest.adapter_shapes) == (manifest.num_classes > 0):
             raise ValueError("adapter, its shapes and the number of classes disagree")
         if (manifest.adapter and manifest.trainable_parameters < 1) or min(manifest.preprocessing.image_size) < 1:

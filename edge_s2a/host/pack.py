@@ -14,11 +14,12 @@ from edge_s2a.artifact.names import IMAGE, LOGITS, LOSS, TARGET, gradient, tap
 from edge_s2a.artifact.onnx_graph import read_onnx_graph
 from edge_s2a.artifact.program import INFERENCE, TAPS, TRAINING
 from edge_s2a.artifact.signature import load_private_key
+from edge_s2a.host.adapters.depth import first_block
 from edge_s2a.host.adapters.inject import inject, starts_of
 from edge_s2a.host.adapters.kind import Starts, parameters_below
 from edge_s2a.host.adapters.registry import parse_adapter
 from edge_s2a.host.golden import OPTIMIZER, golden_step, golden_taps, normalized, random_target
-from edge_s2a.host.graph.frozen_prefix import shapes_of_features, split_features
+from edge_s2a.host.graph.frozen_prefix import cut_features, shapes_of_features, split_features
 from edge_s2a.host.graph.ir import Graph
 from edge_s2a.host.graph.lower import lower
 from edge_s2a.host.graph.passes.dead_code import remove_dead_code
@@ -63,6 +64,7 @@ class Adapted:
     frozen: FrozenWeights
     scheme: list[SavedTensor]
     int8_layers: list[str] = field(default_factory=list)  # whose products are computed in int8
+    first_block: int = 1  # that adapters act in
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -97,7 +99,8 @@ def adapt(options: PackOptions) -> Adapted:
     image_shape = (3, *preprocessing.image_size)
     fold_batch_norms(model, image_shape)
     taps = find_taps(model, image_shape, options.taps)
-    adapter = inject(model, kinds, image_shape, classes, seed, where="--adapter") if kinds else {}
+    first = first_block(model, image_shape, options.from_block)
+    adapter = inject(model, kinds, image_shape, classes, seed, where="--adapter", first=first) if kinds else {}
     # From here on the model computes with the rounded weights, as the device will.
     frozen = freeze(named_constants(model, set(adapter)), options.weight_format)
 
@@ -109,7 +112,7 @@ def adapt(options: PackOptions) -> Adapted:
         observed = observe_saved_tensors(model, adapter, image_shape)
         target = random_target(len(pixels), classes, seed)
         scheme = choose_scheme(model, adapter, image, target, observed, str(options.saved_bits), options.levels)
-    return Adapted(model, preprocessing, adapter, taps, frozen, scheme, int8_layers)
+    return Adapted(model, preprocessing, adapter, taps, frozen, scheme, int8_layers, first)
 
 
 def kinds_of(options: PackOptions) -> list[str]:
@@ -133,6 +136,8 @@ def build_graphs(options: PackOptions, adapted: Adapted) -> dict[str, Graph]:
         TRAINING: to_graph(TRAINING, training, adapted, [*names, IMAGE, TARGET], outputs),
         INFERENCE: to_graph(INFERENCE, inference, adapted, [*names, IMAGE], [LOGITS]),
     }
+    if adapted.first_block > 1:
+        return cut_features(graphs, set(names)) | {TAPS: taps}
     return split_features(graphs, set(names), frozen_parameters(adapted)) | {TAPS: taps}
 
 
@@ -225,6 +230,7 @@ def write_artifact(
         labels=list(options.labels) if options.labels else None,
         preprocessing=adapted.preprocessing,
         adapter=kinds,
+        first_block=adapted.first_block,
         adapter_shapes={name: list(array.shape) for name, array in initial.items()},
         head=starts.at_class_means,
         low_rank_maps=starts.at_gradient,

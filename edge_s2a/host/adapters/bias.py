@@ -15,14 +15,16 @@ from edge_s2a.host.adapters.kind import Backbone, Kind, NoOptions
 
 
 def inject(backbone: Backbone, _options: NoOptions) -> list[str]:
-    return trainable_biases(backbone.model)
+    return trainable_biases(backbone.model, backbone.early)
 
 
-def trainable_biases(model: nn.Module) -> list[str]:
+def trainable_biases(model: nn.Module, early: frozenset[nn.Module] = frozenset()) -> list[str]:
     """Gives layers without a bias one of zeros, unless a norm with a bias follows; returns the names of all
-    biases of `model`, in the order of its parameters."""
+    biases of `model`, in the order of its parameters, but for those of the modules `early`."""
     normalised = any(isinstance(module, _BatchNorm) for module in model.modules())
     for module in model.modules():
+        if module in early:
+            continue
         if isinstance(module, nn.Linear) and module.bias is None:
             module.bias = nn.Parameter(torch.zeros(module.out_features))
         elif isinstance(module, nn.Conv2d) and module.bias is None and not normalised:
@@ -30,7 +32,9 @@ def trainable_biases(model: nn.Module) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if name.split(".")[-1].endswith("bias") and parameter.ndim == 1
+        if name.split(".")[-1].endswith("bias")
+        and parameter.ndim == 1
+        and model.get_submodule(name.rpartition(".")[0]) not in early
     ]
 
 

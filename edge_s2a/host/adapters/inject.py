@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.blocks import Block, NoBlocksError, blocks_of
+from edge_s2a.host.adapters.depth import modules_before
 from edge_s2a.host.adapters.kind import Backbone, Kind, Starts
 from edge_s2a.host.adapters.registry import IMPLIED, KINDS, choices
 
@@ -20,16 +21,22 @@ def inject(
     classes: int,
     seed: int,
     where: str = "the adapter",
+    first: int = 1,
 ) -> dict[str, Tensor]:
     """Injects `kinds` and returns the trained tensors by name, in the order of the model's parameters.
 
     kinds: text forms, as `parse_adapter` returns them; the head is always trained. Everything else is frozen. The
-    adapted model initially computes what the model did. where: what holds `kinds`, for error messages. Raises UserError
-    for kinds that do not exist or do not suit the model.
+    adapted model initially computes what the model did. where: what holds `kinds`, for error messages. first: number,
+    from 1 on, of the first block that they act in. Raises UserError for kinds that do not exist or do not suit the
+    model.
     """
     chosen = choices(kinds, where)
-    blocks = blocks_for([kind for kind, _ in chosen], model, image_shape)
-    backbone = Backbone(model, image_shape, classes, blocks, torch.Generator().manual_seed(seed))
+    blocks = (
+        blocks_for([kind for kind, _ in chosen], model, image_shape) if first == 1 else blocks_of(model, image_shape)
+    )
+    early = modules_before(model, blocks[first - 1], image_shape) if first > 1 else frozenset()
+    generator = torch.Generator().manual_seed(seed)
+    backbone = Backbone(model, image_shape, classes, blocks[first - 1 :], generator, early)
     trained = {name for kind, options in chosen for name in kind.inject(backbone, options)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -22,8 +22,9 @@ class Backbone(NamedTuple):
     model: nn.Module
     image_shape: tuple[int, ...]  # channels, height, width
     classes: int
-    blocks: list[Block]  # in the order in which they run; empty unless a chosen kind has `reads_blocks`
+    blocks: list[Block]  # to act in, in the order in which they run; empty unless a chosen kind has `reads_blocks`
     generator: torch.Generator  # draws initial values, for one kind after the other
+    early: frozenset[nn.Module]  # that run before the first of them, where not all blocks are acted in
 
 
 class Starts(NamedTuple):

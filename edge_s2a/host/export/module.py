@@ -76,7 +76,8 @@ def adapted_module(artifact: Artifact, values: dict[str, np.ndarray]) -> nn.Modu
     image_shape = (3, *manifest.preprocessing.image_size)
     fold_batch_norms(model, image_shape)
     where = f"the adapter of {artifact.path}"
-    adapter = inject(model, manifest.adapter, image_shape, manifest.num_classes, seed=0, where=where)
+    adapter = inject(model, manifest.adapter, image_shape, manifest.num_classes, seed=0, where=where,
+                     first=manifest.first_block)  # fmt: skip
     stored, _ = tensors.decode(artifact.read(WEIGHTS), f"{WEIGHTS} of {artifact.path}")
     if {name: list(tensor.shape) for name, tensor in adapter.items()} != manifest.adapter_shapes:
         raise UserError(another_model(artifact, "trained tensors"))

@@ -13,8 +13,12 @@ constants that an adapter brings along, such as averaging matrices, are buffers 
 import dataclasses
 import hashlib
 
+import numpy as np
+
 from edge_s2a.artifact.names import IMAGE, feature
-from edge_s2a.host.graph.ir import VIEW, Batch, Graph
+from edge_s2a.errors import UserError
+from edge_s2a.host.graph.cheapest_cut import cheapest_cut
+from edge_s2a.host.graph.ir import INT64, VIEW, Batch, Graph, Node, TensorType
 from edge_s2a.host.graph.passes.dead_code import remove_dead_code
 from edge_s2a.host.graph.segment import in_words
 
@@ -26,11 +30,35 @@ def split_features(graphs: dict[str, Graph], trained: set[str], frozen_parameter
     features of different images lie one after the other. The graphs stay as they are where features do not, and where
     a trained tensor acts within the backbone.
     """
-    inference, training = graphs["inference"], graphs["training"]
+    inference = graphs["inference"]
     tapped = features_of(inference, trained)
     is_batched = all(isinstance(inference.types[value].shape[0], Batch) for value in tapped)
     if not is_batched or acts_within(inference, trained, frozen_parameters):
         return graphs
+    return split_at(graphs, tapped)
+
+
+def cut_features(graphs: dict[str, Graph], trained: set[str]) -> dict[str, Graph]:
+    """The same where adapters act in late blocks alone: cut where least has to be kept of an image, as late as
+    possible. Raises UserError where they read the image itself."""
+    inference = graphs["inference"]
+    of_image, of_trained = dependent(inference, trained)
+    wanted = {
+        name
+        for node in inference.nodes
+        if node.operator != "Shape" and of_trained.intersection(node.inputs)
+        for name in node.inputs
+        if name in of_image
+    }
+    try:
+        return split_at(graphs, cheapest_cut(inference, of_image, wanted))
+    except ValueError as error:
+        raise UserError(f"--from-block: {error}; give a later block") from error
+
+
+def split_at(graphs: dict[str, Graph], tapped: list[str]) -> dict[str, Graph]:
+    """The graphs of features, cut at these values of "inference"."""
+    inference, training = graphs["inference"], graphs["training"]
     digests = value_digests(inference)
     names = {digests[value]: feature(number) for number, value in enumerate(tapped)}
     return {
@@ -110,8 +138,9 @@ def from_features(graph: Graph, names: dict[str, str]) -> Graph:
     """The graph with values of the digests in `names` as inputs, under these names, instead of the image."""
     inputs = {value: names[digest] for value, digest in value_digests(graph).items() if digest in names}
     types = graph.types | {new: graph.types[old] for old, new in inputs.items()}
-    # The classifier's input, at least, has one row an image.
-    counted = next(name for name in names.values() if types[name].shape[0] == Batch(1))
+    constants = dict(graph.constants)
+    counted = min(names.values(), key=lambda name: rows_of_image(types[name]))
+    rows = rows_of_image(types[counted])
     nodes = []
     for node in graph.nodes:
         if inputs.keys() & set(node.outputs):
@@ -119,12 +148,27 @@ def from_features(graph: Graph, names: dict[str, str]) -> Graph:
         reads = [inputs.get(name, name) for name in node.inputs]
         if node.operator == "Shape" and reads == [IMAGE]:
             reads = [counted]
+            if rows > 1:  # then the images are counted by their rows
+                (images,) = node.outputs
+                all_rows, per_image = f"{images}.rows", f"{images}.per_image"
+                types |= {all_rows: types[images], per_image: types[images]}
+                constants[per_image] = np.array([rows], INT64)
+                nodes.append(dataclasses.replace(node, inputs=reads, outputs=[all_rows]))
+                nodes.append(Node("Div", [all_rows, per_image], [images]))
+                continue
         nodes.append(dataclasses.replace(node, inputs=reads, outputs=list(node.outputs)))
     names_read = [*names.values(), *graph.inputs]
-    split = pruned(Graph(graph.name, names_read, graph.outputs, nodes, dict(graph.constants), types))
+    split = pruned(Graph(graph.name, names_read, graph.outputs, nodes, constants, types))
     if IMAGE in split.inputs:
         raise AssertionError(f"the graph {graph.name} computes features otherwise than the other one")
     return split
+
+
+def rows_of_image(kind: TensorType) -> int:
+    """How many rows an image has in a value with a batch axis."""
+    first = kind.shape[0]
+    assert isinstance(first, Batch), "features have a batch axis"
+    return first.times
 
 
 def pruned(graph: Graph) -> Graph:

@@ -84,7 +84,8 @@ def pieces_of(graph: Graph) -> list[Piece]:
         # Views that only other pieces read are repeated there.
         used = read.union(outputs)
         nodes = [node for node in nodes if node.operator != VIEW or node.outputs[0] in used]
-        pieces.append(Piece(graph, nodes, outputs))
+        if nodes:  # a piece may have had no more than such views
+            pieces.append(Piece(graph, nodes, outputs))
         needed |= read
     return pieces[::-1]
 
