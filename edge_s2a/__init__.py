@@ -4,10 +4,14 @@
 workstation and need the extra `host`. A name is imported when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edge_s2a.version import __version__
+
+# Some builds of onnxruntime send telemetry, and keep a file and a thread for it: what a device does is its owner's.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from edge_s2a.device.evaluate import Evaluation, Prediction

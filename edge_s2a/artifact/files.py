@@ -1,7 +1,6 @@
 """Writing files so that a failure at any moment leaves the old file or the new one, never a part."""
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_s2a.errors import UserError
+from edge_s2a.system.files import lock, make_readable, sync_folder
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            make_readable(temporary)
             os.replace(temporary, path)
             temporary = None
             sync_folder(path.parent)
@@ -42,15 +42,6 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -78,13 +69,13 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Raises
-    UserError if another process holds it."""
+    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. A
+    file system without locks has none. Raises UserError if another process holds it."""
     with writing(path):
         file = open(path, "ab")
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except OSError as error:
             raise UserError(
                 f"another process is training into {path.parent}; wait for it, or choose another --output"
