@@ -5,6 +5,7 @@ Any ZIP tool opens it, and the device maps members in place.
 
 import hashlib
 import mmap
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -16,7 +17,6 @@ from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.manifest import Manifest, parse_manifest
 from edge_s2a.artifact.signature import SIGNATURE_BYTES, verify_signature
 from edge_s2a.errors import CheckError, UserError
-from edge_s2a.system.files import fill_from
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -171,7 +171,7 @@ class Artifact:
         UserError if they cannot be read."""
         start, _ = self._extents[name]
         try:
-            count = fill_from(self._file.fileno(), out.reshape(-1).view(np.uint8).data, start + offset)
+            count = os.preadv(self._file.fileno(), [out.reshape(-1).view(np.uint8).data], start + offset)
         except OSError as error:
             raise UserError(f"cannot read {name} of {self.path}: {error.strerror or error}") from error
         if count != out.nbytes:

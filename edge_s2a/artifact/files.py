@@ -1,6 +1,7 @@
 """Writing files so that a failure at any moment leaves the old file or the new one, never a part."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_s2a.errors import UserError
-from edge_s2a.system.files import lock, make_readable, sync_folder
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            make_readable(temporary)
+            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
             temporary = None
             sync_folder(path.parent)
@@ -42,6 +42,15 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename inside `folder` survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -69,13 +78,13 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. A
-    file system without locks has none. Raises UserError if another process holds it."""
+    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Raises
+    UserError if another process holds it."""
     with writing(path):
         file = open(path, "ab")
     with file:
         try:
-            lock(file)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
                 f"another process is training into {path.parent}; wait for it, or choose another --output"

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.files import atomic_writer, read_bytes, writing
+from edge_s2a.artifact.files import atomic_writer, read_bytes, sync_folder, writing
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
-from edge_s2a.system.files import sync_folder
 
 FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
 LARGEST_COUNT = 1 << 53

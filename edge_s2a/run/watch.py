@@ -9,7 +9,9 @@ import select
 import shutil
 import signal
 import sys
+import termios
 import time
+import tty
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ from edge_s2a.run.frame import frame
 from edge_s2a.run.learning import LearningView, is_of_learning, learning_frame, open_learning
 from edge_s2a.run.text import Line, rendered
 from edge_s2a.run.view import View, open_view, refreshed
-from edge_s2a.system import IS_WINDOWS
 
 REDRAW_S = 1.0
 ALTERNATE_SCREEN, MAIN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -37,8 +38,6 @@ def watch(path: Path, once: bool) -> None:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a serial console may lack block characters
     if is_terminal and not once:
-        if IS_WINDOWS:
-            raise UserError("this terminal cannot be read key by key; give --once, or look with edge-s2a report")
         with full_screen() as keys:
             while not view.is_finished:
                 draw(view)
@@ -92,9 +91,6 @@ def full_screen() -> Iterator[int | None]:
 
     Yields the file descriptor of the keyboard, None where there is none. Ctrl-C and SIGTERM end the block.
     """
-    import termios
-    import tty
-
     keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
     settings = None if keys is None else termios.tcgetattr(keys)
     # SIGINT too: a shell starts what runs in the background with it ignored.

@@ -5,6 +5,7 @@ Records are only appended. One that was cut off, or that the disk changed, is as
 layout is that of edge_s2a.artifact.learning_files.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +22,6 @@ from edge_s2a.artifact.learning_files import JOURNAL_HEADER, JOURNAL_MAGIC, JOUR
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import Layout
 from edge_s2a.errors import UserError
-from edge_s2a.system.files import BINARY, lock, read_at, write_at
 
 CHECKED_BYTES = 1 << 20  # read at once when a file is opened
 ASIDE = ".old"  # after the name of a file that is no journal of this
@@ -103,22 +103,22 @@ class Journal:
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            return read_at(self._file.fileno(), size, offset)
+            return os.pread(self._file.fileno(), size, offset)
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}; delete it") from error
 
     def _write(self, data: bytes, offset: int) -> None:
         with writing(self._path or Path(tempfile.gettempdir())):
             while data:
-                count = write_at(self._file.fileno(), data, offset)
+                count = os.pwrite(self._file.fileno(), data, offset)
                 data, offset = data[count:], offset + count
 
 
 def _opened(path: Path) -> BinaryIO:
     with writing(path):
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644), "r+b", buffering=0)
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
     try:
-        lock(file)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise UserError(f"another process is writing {path}; wait for it, or choose another --output") from error
     return cast(BinaryIO, file)

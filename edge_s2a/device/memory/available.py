@@ -6,8 +6,6 @@ from pathlib import Path
 from edge_s2a.device.cgroups import cgroups
 from edge_s2a.errors import UserError
 from edge_s2a.sizes import MIB, parse_size
-from edge_s2a.system import IS_LINUX
-from edge_s2a.system.memory import available_bytes, resident_bytes
 
 # Left to the rest of the system, where another process may need some while a step runs.
 RESERVE_BYTES = 32 * MIB
@@ -36,8 +34,6 @@ def less_reserve(attainable: int) -> int:
 def attainable_bytes(root: Path = Path("/")) -> int:
     """The resident memory that this process can reach before the machine or a cgroup runs out of it: what it has, plus
     what is free or can be freed by dropping clean pages of files. root: where /proc and /sys are."""
-    if not IS_LINUX:
-        return resident_bytes() + available_bytes()
     anonymous_bytes, file_bytes = resident_parts(root)
     free_bytes = read_fields(root / "proc/meminfo")["MemAvailable"] * 1024
     for limit_bytes, used_bytes in cgroup_limits(root):
