@@ -1,6 +1,5 @@
 """`edge-s2a train`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +13,7 @@ from edge_s2a.run.compared import describe, kept, percent
 from edge_s2a.run.convert import from_json
 from edge_s2a.run.schema import CHECKPOINT, TRIAL, ComparedFacts
 from edge_s2a.sizes import format_size
+from edge_s2a.system.processes import continue_as
 
 
 def run(options: TrainOptions, output: Output) -> int:
@@ -50,7 +50,7 @@ def most_bytes(summary: dict[str, Any]) -> int:
 def continue_in_fresh_process(*options: str) -> NoReturn:
     """Replaces this process with one that goes on with the run: only so does all memory go back."""
     # Of an option given twice the last counts.
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *options])
+    continue_as([sys.executable, *sys.orig_argv[1:], *options])
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:
