@@ -14,7 +14,6 @@ from edge_s2a.artifact.names import FEATURES, IMAGE, LOGITS
 from edge_s2a.device.classifier import load_classifier
 from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.processors import usable_cores
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_features import export_onnx_features
 from edge_s2a.host.export.onnx_model import export_learned_onnx, export_onnx
@@ -25,6 +24,7 @@ from edge_s2a.host.export.timm_weights import export_timm
 from edge_s2a.host.export.torch_state import export_torch
 from edge_s2a.host.golden import normalized
 from edge_s2a.options import ExportOptions
+from edge_s2a.system.processors import usable_cores
 
 # Error of the logits, relative to the largest: engines sum in different orders, and float32 differs from products in
 # int8 by as much as `check` tolerates.

@@ -5,7 +5,6 @@ Any ZIP tool opens it, and the device maps members in place.
 
 import hashlib
 import mmap
-import os
 import struct
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.manifest import Manifest, parse_manifest
 from edge_s2a.artifact.signature import SIGNATURE_BYTES, verify_signature
 from edge_s2a.errors import CheckError, UserError
+from edge_s2a.system import files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -163,15 +163,17 @@ class Artifact:
         """The member's verified bytes, uint8 (bytes,), mapped read-only from the file in place."""
         self.verify(name)
         offset, size = self._extents[name]
-        mapped = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=offset)
-        return np.frombuffer(mapped, np.uint8)
+        # A mapping begins where a page does, and pages are of up to 64 KiB: on some Arm boards, macOS and Windows.
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._file.fileno(), before + size, access=mmap.ACCESS_READ, offset=offset - before)
+        return np.frombuffer(mapped, np.uint8, size, before)
 
     def read_into(self, name: str, offset: int, out: np.ndarray) -> None:
         """Fills `out`, contiguous, with the member's bytes from `offset` on, which are not verified again. Raises
         UserError if they cannot be read."""
         start, _ = self._extents[name]
         try:
-            count = os.preadv(self._file.fileno(), [out.reshape(-1).view(np.uint8).data], start + offset)
+            count = files.read_into(self._file.fileno(), out.reshape(-1).view(np.uint8).data, start + offset)
         except OSError as error:
             raise UserError(f"cannot read {name} of {self.path}: {error.strerror or error}") from error
         if count != out.nbytes:

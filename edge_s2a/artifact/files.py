@@ -1,7 +1,6 @@
 """Writing files so that a failure at any moment leaves the old file or the new one, never a part."""
 
 import contextlib
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edge_s2a.errors import UserError
+from edge_s2a.system.files import replace, sync_folder
+from edge_s2a.system.locks import try_to_lock
+
+# One user and one process are the usual case: to refuse to work there would protect nobody.
+NO_LOCK = "the file system of {} has no locks: see to it that no other process writes there at the same time"
 
 
 @contextlib.contextmanager
@@ -34,23 +38,15 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            with contextlib.suppress(PermissionError):  # of file systems without such rights
+                os.chmod(temporary, 0o644)
+            replace(temporary, path)
             temporary = None
             sync_folder(path.parent)
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename inside `folder` survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -77,16 +73,15 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Raises
-    UserError if another process holds it."""
+def locked(path: Path) -> Iterator[str | None]:
+    """Holds the file `path` as a lock for the time of the block. It goes with the process, however that ends. Yields
+    None, or, where the file system has no locks, a sentence that says so. Raises UserError if another process holds
+    it."""
     with writing(path):
         file = open(path, "ab")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another process is training into {path.parent}; wait for it, or choose another --output"
-            ) from error
-        yield
+        with writing(path):
+            is_held = try_to_lock(file)
+        if is_held is False:
+            raise UserError(f"another process is training into {path.parent}; wait for it, or choose another --output")
+        yield None if is_held else NO_LOCK.format(path.parent)

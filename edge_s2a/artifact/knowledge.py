@@ -32,6 +32,7 @@ from edge_s2a.artifact.manifest import Manifest, has_type
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import FORMATS, Layout
 from edge_s2a.errors import UserError
+from edge_s2a.system.files import open_shared
 
 HEAD, FAMILIAR, ADAPTER, TRAINED = "head.", "familiar.", "adapter:", "trained:"
 MOST_IMAGES = 1 << 40
@@ -183,7 +184,7 @@ def _metadata_of(path: Path) -> dict[str, str] | None:
 def _open(path: Path, manifest: Manifest) -> Opened:
     where = f"knowledge file {path}"
     try:
-        file = open(path, "rb", buffering=0)
+        file = open_shared(path)
     except OSError as error:
         raise UserError(f"cannot read {where}: {error.strerror}; check the path") from error
     found, metadata = tensors.open_rows(file, where)

@@ -5,13 +5,13 @@ as well. Of a file nothing stays in memory between two slices.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from edge_s2a.errors import UserError
+from edge_s2a.system import files
 
 
 class Rows(Protocol):
@@ -101,7 +101,7 @@ def read_into(file: BinaryIO, where: str, offset: int, buffer: np.ndarray) -> No
     view = buffer.data
     while len(view):
         try:
-            count = os.preadv(file.fileno(), [view], offset)
+            count = files.read_into(file.fileno(), view, offset)
         except OSError as error:
             raise UserError(f"cannot read {where}: {error.strerror}; check the disk") from error
         if count == 0:

@@ -22,7 +22,7 @@ def run(options: EvalOptions, output: Output) -> int:
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
     from edge_s2a.device.memory.index import index_memory
-    from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
+    from edge_s2a.system.memory import make_allocator_predictable, peak_resident_bytes
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)

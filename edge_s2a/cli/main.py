@@ -29,6 +29,7 @@ from edge_s2a.cli.output import Output, escape_what_cannot_be_printed, say
 from edge_s2a.cli.parser import HelpWithDefaults, Parser, ShowVersions, refuse_misspelt
 from edge_s2a.errors import UserError
 from edge_s2a.options import ArtifactOptions, LearnOptions
+from edge_s2a.system.terminal import prepare_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,7 @@ COMMANDS: tuple[Command[Any], ...] = (
 
 
 def main(arguments: list[str] | None = None) -> int:
+    prepare_output()
     arguments = sys.argv[1:] if arguments is None else arguments
     escape_what_cannot_be_printed()
     parser = build_parser()

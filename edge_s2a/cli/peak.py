@@ -4,11 +4,12 @@ import sys
 
 from edge_s2a.errors import BudgetError
 from edge_s2a.sizes import format_size
+from edge_s2a.system.which import IS_LINUX, PEAK
 
 
 def peak_row(peak_bytes: int, budget_bytes: int) -> tuple[str, object]:
     """The row of a summary."""
-    text = format_size(peak_bytes)
+    text = format_size(peak_bytes) + ("" if IS_LINUX else f" ({PEAK})")
     return "measured peak", text if peak_bytes <= budget_bytes else f"{text}, ABOVE THE BUDGET"
 
 

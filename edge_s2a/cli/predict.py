@@ -16,11 +16,11 @@ def run(options: PredictOptions, output: Output) -> int:
     from edge_s2a.device.classifier import load_classifier
     from edge_s2a.device.load import start_engine
     from edge_s2a.device.memory.available import parse_budget
-    from edge_s2a.device.memory.process import peak_resident_bytes
     from edge_s2a.device.predict import predict
     from edge_s2a.run.schema import RecentDrift
     from edge_s2a.run.times import now_utc
     from edge_s2a.run.writer import write_recent
+    from edge_s2a.system.memory import peak_resident_bytes
 
     budget_bytes = parse_budget(options.memory_budget)
     settings = start_engine(options.provider, options.threads)

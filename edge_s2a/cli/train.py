@@ -1,6 +1,5 @@
 """`edge-s2a train`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from edge_s2a.run.recall import rows as recall_rows
 from edge_s2a.run.recall import warning
 from edge_s2a.run.schema import CHECKPOINT, TRIAL, ComparedFacts
 from edge_s2a.sizes import format_size
+from edge_s2a.system.processes import continue_as
 
 REMEDY = "train with --balance or --class-weights balanced, and keep the best by --metric balanced-accuracy"
 
@@ -57,7 +57,7 @@ def most_bytes(summary: dict[str, Any]) -> int:
 def continue_in_fresh_process(*options: str) -> NoReturn:
     """Replaces this process with one that goes on with the run: only so does all memory go back."""
     # Of an option given twice the last counts.
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:], *options])
+    continue_as([sys.executable, *sys.orig_argv[1:], *options])
 
 
 def rows(summary: dict[str, Any]) -> list[tuple[str, object]]:

@@ -7,16 +7,16 @@ and a digest tells whether the disk returns what was written.
 import dataclasses
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edge_s2a.artifact import tensors
-from edge_s2a.artifact.files import atomic_writer, read_bytes, sync_folder, writing
+from edge_s2a.artifact.files import atomic_writer, read_bytes, writing
 from edge_s2a.artifact.json_text import parse_json
 from edge_s2a.errors import UserError
+from edge_s2a.system.files import replace, sync_folder
 
 FILE, PREVIOUS, NEXT = "state.safetensors", "previous.safetensors", "next.safetensors"
 LARGEST_COUNT = 1 << 53
@@ -58,8 +58,8 @@ def save_checkpoint(folder: Path, position: Position, arrays: dict[str, Arrays],
         tensors.write_with_digest(file, flat, metadata)
     with writing(folder / FILE):
         if (folder / FILE).exists():
-            os.replace(folder / FILE, folder / PREVIOUS)
-        os.replace(folder / NEXT, folder / FILE)
+            replace(folder / FILE, folder / PREVIOUS)
+        replace(folder / NEXT, folder / FILE)
         sync_folder(folder)
 
 

@@ -5,7 +5,7 @@ from edge_s2a.device.data.dataset import Dataset
 from edge_s2a.device.data.intensity import bits_used
 from edge_s2a.device.data.pixels import ranges_in
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import resident_bytes
+from edge_s2a.system.memory import resident_bytes
 
 
 def intensity_for(text: str, dataset: Dataset, memory_budget: int | str) -> Intensity | None:

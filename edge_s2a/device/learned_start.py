@@ -44,7 +44,6 @@ from edge_s2a.device.learning_run import learn
 from edge_s2a.device.load import require_adapter
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.memory.budget import RUN_RESERVE_BYTES
-from edge_s2a.device.memory.process import resident_bytes
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
@@ -57,6 +56,7 @@ from edge_s2a.run.knowledge import read_learning
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.reader import read_summary
 from edge_s2a.run.schema import ANSWERS, BEST, LEARNED_FIRST, TRIAL, ComparedFacts
+from edge_s2a.system.memory import resident_bytes
 
 DECODED_ROWS = 64
 TRIAL_SHARE = 1 / 3  # of the epochs, to try a training out

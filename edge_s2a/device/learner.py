@@ -51,7 +51,6 @@ from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.load import load_planned, measure_loaded, start_engine, within_budget
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.device.memory.budget import MemoryPlan
-from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.errors import BudgetError, UserError
 from edge_s2a.option import constructor
 from edge_s2a.options import LearnerOptions
@@ -60,6 +59,7 @@ from edge_s2a.run.schema import LearningSummary
 from edge_s2a.run.times import now_utc
 from edge_s2a.run.writer import remove_recent
 from edge_s2a.sizes import MIB, format_size
+from edge_s2a.system.memory import peak_resident_bytes
 
 # Fewer images are solved for at once as fast, and so many new ones are.
 LEAST_UPDATED, MOST_UPDATED = 256, 8

@@ -21,7 +21,6 @@ from edge_s2a.device.image_depth import explained, intensity_for
 from edge_s2a.device.learner import Learned, Learner
 from edge_s2a.device.learning_plan import Expected
 from edge_s2a.device.memory.index import index_memory
-from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.errors import UserError
 from edge_s2a.option import common, optional_path, paths
@@ -30,6 +29,8 @@ from edge_s2a.run.convert import to_json
 from edge_s2a.run.knowledge import partial_of
 from edge_s2a.run.progress import Progress
 from edge_s2a.sizes import format_size
+from edge_s2a.system.memory import make_allocator_predictable, peak_resident_bytes
+from edge_s2a.system.which import NOTE
 
 Validate = Callable[[Dataset, Learner], dict[str, Any]]
 """Returns accuracy and loss on validation images, as `evaluate` does."""
@@ -192,5 +193,5 @@ def description(learner: Learner) -> str:
     return (
         f"{learner.manifest.model}: {learner.manifest.tap_count} features of {len(learner.manifest.taps)} statistics\n"
         f"budget {format_size(plan.budget_bytes)}, predicted peak {format_size(plan.predicted_peak_bytes)}: "
-        f"{plan.micro_batch_size} images at a time"
+        f"{plan.micro_batch_size} images at a time" + (f"\n{NOTE}" if NOTE else "")
     )

@@ -14,7 +14,6 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.data.collate import Collator
 from edge_s2a.device.engine.base import Engine, EngineSettings
 from edge_s2a.device.engine.onnxruntime import THREAD_POOL, OnnxRuntimeEngine, execution_providers
-from edge_s2a.device.memory.available import attainable_bytes
 from edge_s2a.device.memory.budget import (
     Measured,
     MemoryPlan,
@@ -25,13 +24,13 @@ from edge_s2a.device.memory.budget import (
     smaller_budget,
 )
 from edge_s2a.device.memory.index import NO_INDEX, IndexMemory
-from edge_s2a.device.memory.process import make_allocator_predictable, resident_bytes
-from edge_s2a.device.processors import usable_cores
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 from edge_s2a.plan.arena import preferred_arena_bytes
 from edge_s2a.plan.lifetimes import GraphPlan, with_threads
 from edge_s2a.plan.verify import verified_plans
+from edge_s2a.system.memory import attainable_bytes, make_allocator_predictable, resident_bytes
+from edge_s2a.system.processors import usable_cores
 
 INFERENCE_BATCH_SIZE = 4  # as fast as more, and half of what eight images take
 

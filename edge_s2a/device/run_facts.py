@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,8 +86,8 @@ def split_facts(images: Images) -> SplitFacts:
 
 def machine_facts() -> MachineFacts:
     return MachineFacts(
-        architecture=os.uname().machine,
-        system=f"{os.uname().sysname} {os.uname().release}",
+        architecture=platform.machine(),
+        system=f"{platform.system()} {platform.release()}",
         cores=os.cpu_count(),
         memory_bytes=psutil.virtual_memory().total,
     )

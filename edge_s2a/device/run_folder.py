@@ -25,12 +25,13 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.best = path / BEST
+        self.problem: str | None = None  # what the user is to know of its file system
         self._metrics: MetricsFile | None = None
 
     def __enter__(self) -> "RunFolder":
         make_folder(self.path / CHECKPOINT)
         self._lock = locked(self.path / LOCK)
-        self._lock.__enter__()
+        self.problem = self._lock.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:

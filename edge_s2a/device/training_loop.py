@@ -19,7 +19,6 @@ from edge_s2a.device.checkpoint import Position
 from edge_s2a.device.data.balance import balanced_weights
 from edge_s2a.device.data.collate import Prepared
 from edge_s2a.device.images.protocol import Images
-from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.schedule import learning_rate
 from edge_s2a.device.policy.checkpoints import Checkpoints
 from edge_s2a.device.policy.contention import Contention
@@ -36,6 +35,7 @@ from edge_s2a.options import StepOptions, TrainOptions
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.schema import ComparedFacts, EpochLine, MetricsLine, RunFacts, StepLine, Summary
 from edge_s2a.sizes import format_size
+from edge_s2a.system.memory import peak_resident_bytes, resident_bytes
 
 if TYPE_CHECKING:
     from edge_s2a.device.run_folder import RunFolder

@@ -21,7 +21,6 @@ from edge_s2a.device.learned_start import (
 )
 from edge_s2a.device.load import require_adapter
 from edge_s2a.device.memory.index import index_memory
-from edge_s2a.device.memory.process import make_allocator_predictable
 from edge_s2a.device.policy.interruption import Interruption
 from edge_s2a.device.run_folder import RunFolder
 from edge_s2a.device.trainer import Trainer
@@ -33,6 +32,8 @@ from edge_s2a.run.convert import to_json
 from edge_s2a.run.progress import Progress
 from edge_s2a.run.schema import FEATURES
 from edge_s2a.sizes import format_size
+from edge_s2a.system.memory import make_allocator_predictable
+from edge_s2a.system.which import NOTE
 
 DEFAULT_CACHE_BYTES = 512 << 20
 
@@ -70,6 +71,8 @@ def train_adapter(options: TrainOptions) -> dict[str, Any]:
         progress = Progress(length.total_steps, trainer.plan.budget_bytes, options.quiet)
         describe(progress, trainer, images)
         datasets = [dataset for dataset in (training, held_out) if dataset is not None]
+        if folder.problem:
+            progress.message(folder.problem)
         for dataset in datasets:
             if unused := unused_files(dataset):
                 progress.message(unused)
@@ -147,7 +150,7 @@ def describe(progress: Progress, trainer: Trainer, images: DatasetImages) -> Non
         f"{manifest.model}: {manifest.trainable_parameters} of {manifest.total_parameters} parameters trained on "
         f"{images.count} images of {len(trainer.classes)} classes\n"
         f"budget {format_size(plan.budget_bytes)}, predicted peak {format_size(plan.predicted_peak_bytes)}: batches of "
-        f"{plan.batch_size} in micro-batches of {plan.micro_batch_size}"
+        f"{plan.batch_size} in micro-batches of {plan.micro_batch_size}" + (f"\n{NOTE}" if NOTE else "")
     )
     if trainer.intensity is not None:
         progress.message(explained(trainer.intensity))

@@ -5,13 +5,10 @@ It reads files and nothing else, and imports neither the engine nor numpy: memor
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import sys
-import termios
 import time
-import tty
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,8 @@ from edge_s2a.run.frame import frame
 from edge_s2a.run.learning import LearningView, is_of_learning, learning_frame, open_learning
 from edge_s2a.run.text import Line, rendered
 from edge_s2a.run.view import View, open_view, refreshed
+from edge_s2a.system import signals
+from edge_s2a.system.terminal import Keys, keys_at_once
 
 REDRAW_S = 1.0
 ALTERNATE_SCREEN, MAIN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -86,40 +85,32 @@ def draw(view: View | LearningView) -> None:
 
 
 @contextlib.contextmanager
-def full_screen() -> Iterator[int | None]:
+def full_screen() -> Iterator[Keys | None]:
     """Switches the terminal to a screen of its own for the block, and restores it however the block ends.
 
-    Yields the file descriptor of the keyboard, None where there is none. Ctrl-C and SIGTERM end the block.
+    Yields the keyboard, None where there is none. Ctrl-C and SIGTERM end the block.
     """
-    keys = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-    settings = None if keys is None else termios.tcgetattr(keys)
     # SIGINT too: a shell starts what runs in the background with it ignored.
-    previous = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in signals.END}
     sys.stdout.write(ALTERNATE_SCREEN)
     try:
-        if keys is not None:
-            tty.setcbreak(keys)
-        with contextlib.suppress(KeyboardInterrupt):
+        with keys_at_once() as keys, contextlib.suppress(KeyboardInterrupt):
             yield keys
     finally:
         sys.stdout.write(MAIN_SCREEN)
         sys.stdout.flush()
-        if keys is not None and settings is not None:
-            termios.tcsetattr(keys, termios.TCSADRAIN, settings)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def wants_to_leave(keys: int | None) -> bool:
+def wants_to_leave(keys: Keys | None) -> bool:
     """Waits until the next frame is due or a key is pressed. Returns True for q, or if the keyboard is gone."""
     if keys is None:
         time.sleep(REDRAW_S)
         return False
     end_s = time.monotonic() + REDRAW_S
     while (left_s := end_s - time.monotonic()) > 0:
-        ready, _, _ = select.select([keys], [], [], left_s)
-        if ready:
-            pressed = os.read(keys, 64)
-            if not pressed or b"q" in pressed.lower():
-                return True
+        pressed = keys(left_s)
+        if pressed is None or b"q" in pressed.lower():
+            return True
     return False

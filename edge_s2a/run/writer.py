@@ -35,7 +35,7 @@ class MetricsFile:
         if steps:
             _keep(path, steps, epochs)
         with writing(path):
-            self._file = open(path, "a" if steps else "w", buffering=1, encoding="utf-8")
+            self._file = open(path, "a" if steps else "w", buffering=1, encoding="utf-8", newline="\n")
         self._path = path
 
     def write(self, line: MetricsLine) -> None:

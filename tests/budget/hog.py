@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from edge_s2a.device.memory.available import cgroup_limits
+from edge_s2a.system.memory_linux import cgroup_limits
 
 LEFT_BYTES = 8 << 20
 PIECE_BYTES = 1 << 20

@@ -25,7 +25,7 @@ def test_a_peak_above_it_is_an_error(capsys):
 AS_IF = """
 import sys
 import edge_s2a.device.memory.budget  # plans by the peak as it is
-import edge_s2a.device.memory.process as process
+import edge_s2a.system.memory as process
 peak = process.peak_resident_bytes
 process.peak_resident_bytes = lambda: peak() + (1 << 40)
 from edge_s2a.cli.main import main

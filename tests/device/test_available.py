@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_s2a.device.memory.available import RESERVE_BYTES, attainable_bytes, less_reserve, parse_budget
+from edge_s2a.device.memory.available import RESERVE_BYTES, less_reserve, parse_budget
 from edge_s2a.device.memory.budget import LEAST_FREE_BYTES, MemoryPlan, smaller_budget
 from edge_s2a.errors import UserError
+from edge_s2a.system.memory_linux import attainable_bytes
 
 MIB = 1 << 20
 ANONYMOUS, MAPPED = 50 * MIB, 30 * MIB

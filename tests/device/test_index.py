@@ -55,7 +55,7 @@ INDEX = """
 import sys
 from pathlib import Path
 from edge_s2a.device.data.dataset import open_dataset
-from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes, resident_bytes
+from edge_s2a.system.memory import make_allocator_predictable, peak_resident_bytes, resident_bytes
 make_allocator_predictable()
 before = resident_bytes()
 dataset = open_dataset(Path(sys.argv[1]), "train", None, None)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from edge_s2a.device.policy.contention import threads_with_processors
-from edge_s2a.device.processors import physical_cores, quotas, usable_cores
+from edge_s2a.system.processors import physical_cores, quotas, usable_cores_of_linux
 from tests.helpers.paths import PROJECT
 
 V2 = {
@@ -69,11 +69,11 @@ def test_no_quota(tree):
 
 def test_a_quota_of_less_than_one_processor_leaves_one_thread(tree):
     root = tree({**V2, "sys/fs/cgroup/a/b/cpu.max": "50000 100000\n"})
-    assert usable_cores(root) == 1
+    assert usable_cores_of_linux(root) == 1
 
 
 def test_a_system_without_proc(tree):
-    assert usable_cores(tree({})) == len(os.sched_getaffinity(0))
+    assert usable_cores_of_linux(tree({})) == len(os.sched_getaffinity(0))
 
 
 def test_what_taskset_allows_is_counted():

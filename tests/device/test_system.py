@@ -14,42 +14,11 @@ from safetensors.numpy import load_file
 
 from edge_s2a.artifact.files import atomic_writer, locked
 from edge_s2a.errors import UserError
-from edge_s2a.system import files, memory
 from tests.helpers.commands import run_command
 from tests.helpers.paths import PROJECT
 
 PORTABLE = {**os.environ, "EDGE_S2A_SYSTEM": "portable"}
 BUDGET = ("--threads", 1, "--memory-budget", "300MiB")
-
-
-@pytest.fixture(params=[True, False], ids=["linux", "portable"])
-def kind(request, monkeypatch):
-    """Whether the kernel of Linux is asked."""
-    for module in (files, memory):
-        monkeypatch.setattr(module, "IS_LINUX", request.param)
-    return request.param
-
-
-def test_a_file_is_read_and_written_at_a_place(kind, tmp_path):
-    with open(tmp_path / "file", "w+b", buffering=0) as file:
-        assert files.write_at(file.fileno(), b"0123456789", 0) == 10
-        assert files.write_at(file.fileno(), b"abc", 4) == 3
-        assert files.read_at(file.fileno(), 4, 3) == b"3abc"
-        assert files.read_at(file.fileno(), 9, 8) == b"89"
-        buffer = bytearray(6)
-        assert files.fill_from(file.fileno(), memoryview(buffer), 7) == 3
-        assert bytes(buffer) == b"789\0\0\0"
-
-
-def test_both_tell_the_same_memory(kind, monkeypatch):
-    """The peak of a process is at least what it has, and what is seen is no more than the kernel's."""
-    ballast = np.ones(8 << 20, np.uint8)
-    now, peak = memory.resident_bytes(), memory.peak_resident_bytes()
-    assert now <= peak + (1 << 20)
-    assert len(ballast) < now
-    assert 0 < memory.available_bytes() < 1 << 50
-    monkeypatch.setattr(memory, "IS_LINUX", True)
-    assert peak <= memory.peak_resident_bytes()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

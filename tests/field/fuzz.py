@@ -19,7 +19,7 @@ import numpy as np
 from edge_s2a.artifact import archive, tensors
 from edge_s2a.artifact.archive import Artifact, write_archive
 from edge_s2a.cli.main import main
-from edge_s2a.device.memory.process import peak_resident_bytes
+from edge_s2a.system.memory import peak_resident_bytes
 
 HANG_S = 10
 JUNK = [

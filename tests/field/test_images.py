@@ -100,7 +100,7 @@ from pathlib import Path
 from edge_s2a.artifact.manifest import Preprocessing
 from edge_s2a.device.data import decoding
 from edge_s2a.device.data.preprocessing import augmented
-from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes
+from edge_s2a.system.memory import make_allocator_predictable, peak_resident_bytes
 make_allocator_predictable()
 plain = Preprocessing((224, 224), (248, 248), "center", "bicubic", (0.5,) * 3, (0.5,) * 3)
 counted = []

@@ -60,7 +60,7 @@ def measure(path: Path, batch: int) -> dict:
     import edge_s2a.device.engine.onnxruntime as session
     from edge_s2a.device.engine.base import EngineSettings
     from edge_s2a.device.load import load
-    from edge_s2a.device.memory.process import resident_bytes
+    from edge_s2a.system.memory import resident_bytes
 
     runtime = load(path, BUDGET_BYTES, batch, EngineSettings(THREADS), "adamw")
     manifest = runtime.artifact.manifest

@@ -13,9 +13,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from edge_s2a.artifact.manifest import Manifest
-from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.device.start.head import IMAGES_PER_CLASS
 from edge_s2a.device.trainer import Trainer
+from edge_s2a.system.memory import peak_resident_bytes
 from fleet.adapters import artifact_digest, flatten, unflatten
 from fleet.data import training_images, validation_images
 from fleet.learning_client import evaluate_learned, learn_locally

@@ -15,10 +15,10 @@ from edge_s2a.device.evaluate import evaluate
 from edge_s2a.device.learner import Learner
 from edge_s2a.device.learning_plan import IMAGE_BYTES, Expected
 from edge_s2a.device.load import start_engine
-from edge_s2a.device.memory.process import peak_resident_bytes
 from edge_s2a.device.runtime import Runtime
 from edge_s2a.errors import UserError
 from edge_s2a.options import LearnerOptions
+from edge_s2a.system.memory import peak_resident_bytes
 from fleet.data import named_images, validation_folder
 from fleet.node import data_folder, nothing_readable, own_manifest, setting, within_budget
 from fleet.states import CODES, SUMS, choice, head_of, is_factored, layout_of, learning_digest, pack, packed_bytes

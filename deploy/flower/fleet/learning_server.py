@@ -20,10 +20,10 @@ from edge_s2a.device.closed_form.form import choose_form
 from edge_s2a.device.closed_form.solve import solve
 from edge_s2a.device.learning_summary import summary_of
 from edge_s2a.device.memory.available import parse_budget
-from edge_s2a.device.memory.process import make_allocator_predictable, peak_resident_bytes, resident_bytes
 from edge_s2a.errors import UserError
 from edge_s2a.run.convert import to_json
 from edge_s2a.sizes import MIB
+from edge_s2a.system.memory import make_allocator_predictable, peak_resident_bytes, resident_bytes
 from fleet.notes import note
 from fleet.states import AUTO, FEATURES, SUMS, layout_of, learning_digest, unpack
 

@@ -5,7 +5,6 @@ Records are only appended. One that was cut off, or that the disk changed, is as
 layout is that of edge_s2a.artifact.learning_files.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,12 +15,14 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from edge_s2a.artifact.files import writing
+from edge_s2a.artifact.files import NO_LOCK, writing
 from edge_s2a.artifact.learned import DIGEST_BYTES
 from edge_s2a.artifact.learning_files import JOURNAL_HEADER, JOURNAL_MAGIC, JOURNAL_PREFIX
 from edge_s2a.artifact.rows import FileRows, Rows
 from edge_s2a.codec.features import Layout
 from edge_s2a.errors import UserError
+from edge_s2a.system.files import open_shared, read_at, replace, write_at
+from edge_s2a.system.locks import try_to_lock
 
 CHECKED_BYTES = 1 << 20  # read at once when a file is opened
 ASIDE = ".old"  # after the name of a file that is no journal of this
@@ -36,17 +37,16 @@ class Journal:
 
         Raises UserError if the file cannot be written, or if another process has it open.
         """
-        self.problem: str | None = None
         self._path, self._row_bytes = path, layout.row_bytes
         text = json.dumps([identity, layout.format, list(layout.taps.items())])
         header = JOURNAL_HEADER.pack(JOURNAL_MAGIC, hashlib.sha256(text.encode()).digest(), layout.row_bytes)
-        self._file = _temporary() if path is None else _opened(path)
+        self._file, self.problem = (_temporary(), None) if path is None else _opened(path)
         if path is not None and os.fstat(self._file.fileno()).st_size and self._read(0, JOURNAL_HEADER.size) != header:
             aside = path.with_name(path.name + ASIDE)
             with writing(aside):
-                os.replace(path, aside)
+                replace(path, aside)
             self.problem = f"{path} holds no features of this artifact; it is now {aside.name}"
-            self._file = _opened(path)
+            self._file, _ = _opened(path)
         self._write(header, 0)
         self._numbers: dict[bytes, int] = {}
         self._count = 0
@@ -103,25 +103,25 @@ class Journal:
 
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            return os.pread(self._file.fileno(), size, offset)
+            return read_at(self._file.fileno(), size, offset)
         except OSError as error:
             raise UserError(f"cannot read {self._path}: {error.strerror}; delete it") from error
 
     def _write(self, data: bytes, offset: int) -> None:
         with writing(self._path or Path(tempfile.gettempdir())):
             while data:
-                count = os.pwrite(self._file.fileno(), data, offset)
+                count = write_at(self._file.fileno(), data, offset)
                 data, offset = data[count:], offset + count
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> tuple[BinaryIO, str | None]:
+    """(the file, what is to be known of its file system)."""
     with writing(path):
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(f"another process is writing {path}; wait for it, or choose another --output") from error
-    return cast(BinaryIO, file)
+        file = open_shared(path, writes=True)
+        is_held = try_to_lock(file)
+    if is_held is False:
+        raise UserError(f"another process is writing {path}; wait for it, or choose another --output")
+    return file, None if is_held else NO_LOCK.format(path.parent)
 
 
 def _temporary() -> BinaryIO:

@@ -24,6 +24,7 @@ from edge_s2a.artifact.archive import ADAPTER, GOLDEN, PLAN
 from edge_s2a.artifact.intensity import Intensity
 from edge_s2a.artifact.manifest import Manifest
 from edge_s2a.codec.reference import GROUP_SIZE, decode_groups, encode_groups
+from edge_s2a.system.files import open_shared, read_at, write_at
 
 MAGIC = b"edge-s2a features 1\n"
 HEADER = struct.Struct("<20s32sQ")
@@ -104,22 +105,23 @@ class FeatureCache:
         self._code_bytes = code_bytes(self.shapes)
         self._record_bytes = PREFIX.size + self._code_bytes
         header = HEADER.pack(MAGIC, identity_of(manifest, intensity), self._record_bytes)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        if os.pread(self._file, HEADER_BYTES, 0) != header:
+        self._opened = open_shared(path, writes=True)
+        self._file = self._opened.fileno()
+        if read_at(self._file, HEADER_BYTES, 0) != header:
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, header, 0)
+            write_at(self._file, header, 0)
         # A record that a power failure cut off is overwritten; on a full disk even the header may be cut off.
         self.count = max(0, (os.fstat(self._file).st_size - HEADER_BYTES) // self._record_bytes)
         self.capacity = max(self.count, (limit_bytes - HEADER_BYTES) // self._record_bytes)
         self._keys = np.zeros(self.capacity, np.uint64)  # the first bytes of each
         for number in range(self.count):
-            self._keys[number] = np.frombuffer(os.pread(self._file, 8, self._offset(number)), np.uint64)[0]
+            self._keys[number] = np.frombuffer(read_at(self._file, 8, self._offset(number)), np.uint64)[0]
 
     def find(self, key: bytes) -> bytes | None:
         """The codes under `key`; None if there are none, or none that are intact."""
         for number in np.flatnonzero(self._keys[: self.count] == np.frombuffer(key[:8], np.uint64)):
             try:
-                record = os.pread(self._file, self._record_bytes, self._offset(int(number)))
+                record = read_at(self._file, self._record_bytes, self._offset(int(number)))
             except OSError:
                 return None
             codes = record[PREFIX.size :]
@@ -133,7 +135,7 @@ class FeatureCache:
             return
         record = PREFIX.pack(key, zlib.crc32(codes)) + codes
         try:
-            written = os.pwrite(self._file, record, self._offset(self.count))
+            written = write_at(self._file, record, self._offset(self.count))
         except OSError as error:
             written, self._problem = 0, error.strerror
         if written < len(record):

@@ -13,7 +13,6 @@ from edge_s2a.device.data.feature_cache import code_bytes
 from edge_s2a.device.data.loader import queue_capacity
 from edge_s2a.device.memory.available import less_reserve
 from edge_s2a.device.memory.index import IndexMemory
-from edge_s2a.device.memory.process import peak_resident_bytes, resident_bytes
 from edge_s2a.device.optim.optimizer import STATE_ARRAYS
 from edge_s2a.errors import BudgetError, CheckError
 from edge_s2a.plan.arena import (
@@ -27,6 +26,7 @@ from edge_s2a.plan.arena import (
 from edge_s2a.plan.lifetimes import GraphPlan
 from edge_s2a.plan.verify import placement_errors
 from edge_s2a.sizes import MIB, format_size
+from edge_s2a.system.memory import peak_resident_bytes, resident_bytes
 
 # For decoding one image: data.decoding.decode_bytes computes what it takes.
 DECODE_RESERVE_BYTES = 3 * MIB

@@ -1,7 +1,7 @@
 """Tells that the engine's threads wait for processors, where fewer of them would be faster.
 
 Threads of an engine spin: each that has no processor holds up all others. How many there may be is counted before
-(`device.processors`), but a container may hide it, and other programs may be busy.
+(`system.processors`), but a container may hide it, and other programs may be busy.
 """
 
 import time

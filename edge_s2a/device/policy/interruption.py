@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from edge_s2a.system import signals
+
 if TYPE_CHECKING:
     from edge_s2a.device.training_loop import TrainingLoop, TrainingStep
 
 POLL_S = 0.2
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A shell starts what runs in the background with SIGINT ignored.
 NOBODYS = (signal.default_int_handler, signal.SIG_DFL, signal.SIG_IGN)
 
@@ -31,7 +32,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in signals.END:
                 if signal.getsignal(number) in NOBODYS:
                     self._previous[number] = signal.signal(number, self._receive)
         return self

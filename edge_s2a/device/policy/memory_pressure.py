@@ -3,12 +3,11 @@ that, so that it can go on in less."""
 
 from typing import TYPE_CHECKING
 
-from edge_s2a.device.memory.available import attainable_bytes
 from edge_s2a.device.memory.budget import smaller_budget
-from edge_s2a.device.memory.process import resident_bytes
 from edge_s2a.errors import MemoryPressure
 from edge_s2a.run.schema import PressureLine
 from edge_s2a.sizes import format_size
+from edge_s2a.system.memory import attainable_bytes, resident_bytes
 
 if TYPE_CHECKING:
     from edge_s2a.device.training_loop import TrainingLoop, TrainingStep

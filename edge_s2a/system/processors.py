@@ -1,19 +1,28 @@
 """How many processors this process may use: not all that the machine has."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from edge_s2a.device.cgroups import cgroups
+from edge_s2a.system.cgroups import cgroups
+from edge_s2a.system.which import IS_LINUX
 
 
-def usable_cores(root: Path = Path("/")) -> int:
+def usable_cores() -> int:
     """The physical cores on which this process may run, and no more than its cgroups give it time for; at least 1.
 
-    Threads beyond that wait for each other: an engine's threads spin. root: where /proc and /sys are.
+    Threads beyond that wait for each other: an engine's threads spin.
     """
+    if IS_LINUX:
+        return usable_cores_of_linux()
+    return max(1, min(psutil.cpu_count(logical=False) or len(allowed_processors()), len(allowed_processors())))
+
+
+def usable_cores_of_linux(root: Path = Path("/")) -> int:
+    """The same, as Linux tells. root: where /proc and /sys are."""
     allowed = allowed_processors()
     return max(1, min([physical_cores(root, allowed), *map(int, quotas(root))]))
 
@@ -22,6 +31,8 @@ def allowed_processors() -> set[int]:
     """Numbers of the logical processors on which the scheduler may run this process (taskset, cpuset, LXC)."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
+    if sys.platform == "win32":
+        return set(psutil.Process().cpu_affinity())
     return set(range(psutil.cpu_count() or 1))
 
 
