@@ -16,6 +16,7 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.memory.available import parse_budget
 from edge_s2a.errors import CheckError, UserError
 from edge_s2a.host.export.onnx_features import export_onnx_features
+from edge_s2a.host.export.onnx_file import OnnxForm
 from edge_s2a.host.export.onnx_model import export_learned_onnx, export_onnx
 from edge_s2a.host.export.ort_training import LABELS, export_ort_training
 from edge_s2a.host.export.peft_folder import export_peft
@@ -36,6 +37,9 @@ def export(options: ExportOptions) -> dict[str, Any]:
     artifact, output, format, int8 = Path(options.artifact), Path(options.output), options.format, options.int8
     if int8 and format not in ("onnx", "onnx-features"):
         raise UserError(f"int8 weights are for the formats onnx and onnx-features, not for {format}; leave out --int8")
+    if (options.opset or options.batch) and format not in ("onnx", "onnx-features"):
+        raise UserError(f"--opset and --batch are for the formats onnx and onnx-features, not for {format}")
+    how = OnnxForm(int8, options.opset, options.batch)
     settings = EngineSettings(options.threads or usable_cores())
     classifier = load_classifier(artifact, Path(options.adapter), parse_budget("auto"), settings)
     if classifier.head is None and format == "onnx-features":
@@ -53,16 +57,16 @@ def export(options: ExportOptions) -> dict[str, Any]:
     image = normalized(golden[IMAGE].copy(), opened.manifest.preprocessing).numpy()
     expected = engine.taps(image).features if format == "onnx-features" else classifier.logits(image)
     if format == "onnx-features":
-        export_onnx_features(opened, values, output, int8)
-        found = run_onnx(output, {IMAGE: image}, FEATURES)
+        export_onnx_features(opened, values, output, how)
+        found = run_onnx(output, {IMAGE: image}, FEATURES, options.batch)
     elif format == "onnx":
         if classifier.head is None:
-            export_onnx(opened, values, classifier.classes, output, int8)
+            export_onnx(opened, values, classifier.classes, output, how)
         else:
             trained = None if classifier.average is None else classifier.average.trained
             weight, bias = classifier_of(classifier.head)
-            export_learned_onnx(opened, values, weight, bias, classifier.classes, output, int8, trained)
-        found = run_onnx(output, {IMAGE: image})
+            export_learned_onnx(opened, values, weight, bias, classifier.classes, output, how, trained)
+        found = run_onnx(output, {IMAGE: image}, batch=options.batch)
     elif format == "ort-training":
         parameters = export_ort_training(opened, values, output)
         labels = np.zeros(len(image), np.int64)
@@ -84,7 +88,15 @@ def classifier_of(head: Head) -> tuple[np.ndarray, np.ndarray]:
     return head.weight / np.float32(head.temperature), head.bias / np.float32(head.temperature)
 
 
-def run_onnx(path: Path, inputs: dict[str, np.ndarray], result: str = LOGITS) -> np.ndarray:
+def run_onnx(path: Path, inputs: dict[str, np.ndarray], result: str = LOGITS, batch: int | None = None) -> np.ndarray:
+    """The result for all images, of which a model of a fixed `batch` takes so many at once."""
+    if batch is not None:
+        image = inputs[IMAGE]
+        filled = np.resize(image, (-(-len(image) // batch) * batch, *image.shape[1:]))
+        parts = [
+            run_onnx(path, {IMAGE: filled[start : start + batch]}, result) for start in range(0, len(filled), batch)
+        ]
+        return np.concatenate(parts)[: len(image)]
     session = plain_session(str(path))
     known = {entry.name for entry in session.get_inputs()}
     return session.run([result], {name: array for name, array in inputs.items() if name in known})[0]

@@ -432,6 +432,15 @@ class ExportOptions(ArtifactOptions):
     int8: bool = option(
         "with onnx or onnx-features, write frozen weights as the artifact holds them", default=False, kw_only=False
     )
+    opset: int | None = option(
+        "with onnx, the version of the operators; default: the lowest that the model can have, 17 as a rule",
+        default=None,
+        bounds=POSITIVE,
+        kw_only=False,
+    )
+    batch: int | None = option(
+        "with onnx, images at once; default: any number", default=None, bounds=POSITIVE, kw_only=False
+    )
     threads: int | None = option(
         "threads of the engine that checks the result; default: the cores that it may use",
         default=None,

@@ -8,17 +8,17 @@ from onnx import TensorProto, helper
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.names import FEATURES, LOGITS, tap
 from edge_s2a.artifact.program import TAPS
-from edge_s2a.host.export.onnx_file import write_onnx_file
+from edge_s2a.host.export.onnx_file import OnnxForm, write_onnx_file
 from edge_s2a.host.export.unroll import Unrolled, prune, unroll
 
 
-def export_onnx_features(artifact: Artifact, adapter: dict[str, np.ndarray], output: Path, int8: bool) -> None:
+def export_onnx_features(artifact: Artifact, adapter: dict[str, np.ndarray], output: Path, how: OnnxForm) -> None:
     """Writes the graph from IMAGE, float32 (batch, 3, height, width) normalised, to FEATURES, float32 (batch, width):
     all statistics of `Manifest.taps` side by side, whose names and widths are in the metadata of the file."""
     graph = unroll_features(artifact)
     prune(graph, FEATURES)
     taps = [[name, width] for name, width in artifact.manifest.taps.items()]
-    write_onnx_file(artifact, graph, adapter, FEATURES, {"taps": taps}, output, int8)
+    write_onnx_file(artifact, graph, adapter, FEATURES, {"taps": taps}, output, how)
 
 
 def unroll_features(artifact: Artifact) -> Unrolled:

@@ -3,16 +3,27 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import onnx
 
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import write_bytes
 from edge_s2a.artifact.names import IMAGE
+from edge_s2a.host.export.portable import portable
 from edge_s2a.host.export.unroll import Unrolled, fold, image_input, model_bytes
 
 # Operators that turn a frozen weight, as the artifact holds it, into float32.
 DEQUANTISING = ("DequantizeLinear", "Cast")
+
+
+class OnnxForm(NamedTuple):
+    """How a model is written."""
+
+    int8: bool = False  # frozen weights as the artifact holds them
+    opset: int | None = None  # None: the lowest that the model can have
+    batch: int | None = None  # None: any number of images
 
 
 def write_onnx_file(
@@ -22,20 +33,25 @@ def write_onnx_file(
     result: str,
     metadata: dict[str, object],
     output: Path,
-    int8: bool,
+    how: OnnxForm,
 ) -> None:
     """Writes `graph` from IMAGE to the value `result`.
 
     Trained tensors are constants, and whatever depends on constants alone is computed beforehand. Frozen weights are
-    float32, or with `int8` stay as the artifact holds them and are dequantised where they are read. The metadata of the
-    file give the preprocessing, the name of the model, and `metadata` as JSON.
+    float32, or with `how.int8` stay as the artifact holds them and are dequantised where they are read. The metadata of
+    the file give the preprocessing, the name of the model, and `metadata` as JSON. Raises UserError for an opset that
+    cannot hold the graph.
     """
     graph.constants |= adapter
-    fold(graph, keep=DEQUANTISING if int8 else ())
+    fold(graph, keep=DEQUANTISING if how.int8 else ())
     texts = {
         "preprocessing": json.dumps(dataclasses.asdict(artifact.manifest.preprocessing)),
         "model": artifact.manifest.model,
         **{name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()},
     }
     inputs, outputs = {IMAGE: image_input(artifact)}, {result: graph.values[result]}
-    write_bytes(output, model_bytes(graph.nodes, inputs, outputs, graph.constants, texts))
+    read = {value for node in graph.nodes for value in node.input}
+    told = [value for name, value in graph.values.items() if name in read and name not in graph.constants]
+    model = onnx.load_from_string(model_bytes(graph.nodes, inputs, outputs, graph.constants, texts))
+    model.graph.value_info.extend(value for value in told if value.name != IMAGE)
+    write_bytes(output, portable(model, how.opset, how.batch).SerializeToString())

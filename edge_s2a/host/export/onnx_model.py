@@ -10,16 +10,16 @@ from edge_s2a.artifact.knowledge import Trained
 from edge_s2a.artifact.names import FEATURES, LOGITS
 from edge_s2a.artifact.program import INFERENCE
 from edge_s2a.host.export.onnx_features import unroll_features
-from edge_s2a.host.export.onnx_file import write_onnx_file
+from edge_s2a.host.export.onnx_file import OnnxForm, write_onnx_file
 from edge_s2a.host.export.unroll import Unrolled, prune, renamed, unroll
 
 
 def export_onnx(
-    artifact: Artifact, adapter: dict[str, np.ndarray], classes: list[str], output: Path, int8: bool
+    artifact: Artifact, adapter: dict[str, np.ndarray], classes: list[str], output: Path, how: OnnxForm
 ) -> None:
     """Writes the graph from IMAGE, float32 (batch, 3, height, width) normalised, to LOGITS, float32 (batch, classes).
     The metadata of the file give the names of the classes."""
-    write_onnx_file(artifact, unroll(artifact, INFERENCE), adapter, LOGITS, {"classes": classes}, output, int8)
+    write_onnx_file(artifact, unroll(artifact, INFERENCE), adapter, LOGITS, {"classes": classes}, output, how)
 
 
 def export_learned_onnx(
@@ -29,7 +29,7 @@ def export_learned_onnx(
     bias: np.ndarray,
     classes: list[str],
     output: Path,
-    int8: bool,
+    how: OnnxForm,
     trained: Trained | None = None,
 ) -> None:
     """Writes the same graph with the classifier of a knowledge file in place of the head: logits = features weight^T +
@@ -49,7 +49,7 @@ def export_learned_onnx(
         add_average(graph, renamed(unroll(artifact, INFERENCE), "trained/"), learned, trained, classes)
     graph.values[LOGITS] = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", len(bias)])
     prune(graph, LOGITS)
-    write_onnx_file(artifact, graph, adapter, LOGITS, {"classes": classes}, output, int8)
+    write_onnx_file(artifact, graph, adapter, LOGITS, {"classes": classes}, output, how)
 
 
 def add_average(graph: Unrolled, second: Unrolled, learned: str, trained: Trained, classes: list[str]) -> None:
