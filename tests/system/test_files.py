@@ -15,6 +15,7 @@ from edge_s2a.artifact.files import write_bytes
 from edge_s2a.errors import UserError
 from edge_s2a.system import files
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import linux_alone
 
 AT_OFFSETS = """
 import sys, os
@@ -135,6 +136,7 @@ def test_on_windows_a_file_that_stays_open_is_an_error(tmp_path, as_windows, mon
         files.replace(tmp_path / "new", tmp_path / "file")
 
 
+@linux_alone
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
 def test_a_file_system_that_cannot_sync_folders_is_written_all_the_same(tmp_path, monkeypatch, number):
     fsync = os.fsync

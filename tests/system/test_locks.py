@@ -13,6 +13,7 @@ from edge_s2a.errors import UserError
 from edge_s2a.system.locks import try_to_lock
 from tests.helpers.commands import run_command
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import linux_alone, not_on_windows
 
 HOLD = """
 import sys
@@ -62,7 +63,7 @@ def refuse(number):
     return flock
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+@not_on_windows
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_where_there_are_no_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, number):
     monkeypatch.setattr("fcntl.flock", refuse(number))
@@ -73,7 +74,7 @@ def test_where_there_are_no_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatc
         )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+@not_on_windows
 def test_any_other_failure_is_one_error(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse(errno.EIO))
     with pytest.raises(UserError, match=f"cannot write .*{os.strerror(errno.EIO)}"), locked(tmp_path / "lock"):
@@ -99,7 +100,7 @@ def no_locks(tmp_path_factory):
     return {**os.environ, "LD_PRELOAD": str(library)}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD")
+@linux_alone
 def test_commands_on_a_file_system_without_locks(small_artifact, image_folder, tmp_path, no_locks):
     """As NFS without its lock daemon: training and learning end as ever, with a line that says so."""
     warning = "has no locks: see to it that no other process writes there"

@@ -11,9 +11,9 @@ import pytest
 from edge_s2a.system import memory_linux, memory_portable
 from edge_s2a.system.which import IS_LINUX
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import linux_alone
 
 MIB = 1 << 20
-linux_alone = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
 GROW_AND_SHRINK = """
 import json

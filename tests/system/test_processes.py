@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import not_on_windows
 
 GO_ON = """
 import os, sys
@@ -32,7 +33,7 @@ def test_the_exit_code_is_that_of_the_other(system):
     assert process.returncode == 3
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no signals between processes")
+@not_on_windows
 @pytest.mark.parametrize("system", ["", "portable"])
 def test_a_request_to_end_reaches_the_other(system):
     """Which decides what becomes of it: a training ends with a checkpoint, and with exit code 130."""
