@@ -42,7 +42,7 @@ for version in ${EDGE_S2A_PYTHONS:-3.10 3.11 3.12 3.13 3.14}; do
         there="build/matrix/$version-$age"
         .venv/bin/uv venv --quiet --clear --python "$python" "$there"
         .venv/bin/uv pip install --quiet --python "$there" --resolution "$age" --only-binary :all: "${needed[@]}"
-        .venv/bin/uv pip install --quiet --python "$there" pytest pytest-timeout hypothesis
+        .venv/bin/uv pip install --quiet --python "$there" pytest pytest-timeout hypothesis safetensors
         libraries=$("$there/bin/python" -c "
 from importlib.metadata import version
 print(*(f'{name} {version(name)}' for name in ('numpy', 'onnxruntime', 'pillow', 'psutil')), sep=', ')")

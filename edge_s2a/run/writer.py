@@ -43,7 +43,9 @@ class MetricsFile:
             self._file.write(json_line(line))
 
     def close(self) -> None:
-        self._file.close()
+        """Raises UserError where what could not be written before still cannot be."""
+        with writing(self._path):
+            self._file.close()
 
 
 def _keep(path: Path, steps: int, epochs: int) -> None:

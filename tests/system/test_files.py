@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from edge_s2a.artifact.archive import WEIGHTS, Artifact
 from edge_s2a.artifact.files import write_bytes
 from edge_s2a.errors import UserError
+from edge_s2a.run.schema import SkippedLine
+from edge_s2a.run.writer import MetricsFile
 from edge_s2a.system import files
 from tests.helpers.paths import PROJECT
 from tests.helpers.systems import linux_alone
@@ -151,9 +154,10 @@ def test_a_file_system_that_cannot_sync_folders_is_written_all_the_same(tmp_path
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_a_file_system_without_rights_is_written_all_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_a_file_system_without_rights_is_written_all_the_same(tmp_path, monkeypatch, number):
     def refuse(path, mode):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("edge_s2a.artifact.files.os.chmod", refuse)
     write_bytes(tmp_path / "file", b"new")
@@ -178,3 +182,12 @@ def test_members_are_mapped_whatever_the_size_of_pages(small_artifact, monkeypat
         np.testing.assert_array_equal(artifact.map(name), np.frombuffer(artifact.read(name), np.uint8))
     assert WEIGHTS in artifact.manifest.members
     assert not [offset for offset in asked if offset % granularity]
+
+
+@linux_alone
+def test_records_that_a_full_disk_does_not_take_are_one_error_when_the_run_ends_too():
+    """What is left in the buffer is tried again when the file is closed."""
+    metrics = MetricsFile(Path("/dev/full"))
+    for act in (lambda: metrics.write(SkippedLine(epoch=1, step=1, reason="not finite")), metrics.close):
+        with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
+            act()
