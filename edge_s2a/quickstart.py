@@ -48,7 +48,7 @@ def run_quickstart(output: Path, memory_budget: str, as_json: bool, quiet: bool)
             "run bash tools/quickstart.sh in a clone of the project or in its unpacked sdist"
         )
     data, artifact, run = output / "digits", output / "demo.s2a", output / "run"
-    model = json.loads(DESCRIPTION.read_text())
+    model = json.loads(DESCRIPTION.read_text(encoding="utf-8"))
     say(f"1. writing scikit-learn's handwritten digits to {data}")
     write_digits(data)
     say("2. packing the embedded ViT, which has seen rendered letters and signs but no digit")

@@ -11,6 +11,10 @@ source "$(dirname "$0")/setup.sh" host,test
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
 .venv/bin/mypy
+# What is missing in Python's library on other systems.
+for system in win32 darwin; do
+    .venv/bin/mypy --platform "$system" --cache-dir ".mypy_cache/$system"
+done
 .venv/bin/shellcheck -x deploy/*.sh tools/*.sh .ci/run
 .venv/bin/hadolint deploy/Containerfile
 apart="not study and not soak and not aarch64 and not browser and not fleet"

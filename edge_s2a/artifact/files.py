@@ -38,7 +38,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            with contextlib.suppress(PermissionError):  # of file systems without such rights
+            with contextlib.suppress(OSError):  # of file systems without such rights
                 os.chmod(temporary, 0o644)
             replace(temporary, path)
             temporary = None

@@ -7,6 +7,7 @@ from edge_s2a.cli.command import Command
 from edge_s2a.cli.output import Output
 from edge_s2a.options import PlanOptions
 from edge_s2a.sizes import format_size
+from edge_s2a.system.which import NOTE
 
 if TYPE_CHECKING:
     from edge_s2a.device.memory.budget import MemoryPlan
@@ -88,6 +89,7 @@ def show(memory: "MemoryPlan", facts: dict[str, Any], what: list[tuple[str, obje
         ("frozen weights", "read when needed" if memory.streams_weights else "stay in memory"),
         ("predicted peak", f"{format_size(memory.predicted_peak_bytes):>12}"),
         *((f"  {name}", f"{format_size(size):>12}") for name, size in memory.parts.items()),
+        *([("limits", NOTE)] if NOTE else []),
     ]
     output.show(result, rows)
     memory.require()

@@ -35,9 +35,11 @@ class RunFolder:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._metrics is not None:
-            self._metrics.close()
-        self._lock.__exit__(*error)
+        try:
+            if self._metrics is not None:
+                self._metrics.close()
+        finally:
+            self._lock.__exit__(*error)
 
     @property
     def has_checkpoint(self) -> bool:

@@ -43,19 +43,21 @@ class MetricsFile:
             self._file.write(json_line(line))
 
     def close(self) -> None:
-        self._file.close()
+        """Raises UserError where what could not be written before still cannot be."""
+        with writing(self._path):
+            self._file.close()
 
 
 def _keep(path: Path, steps: int, epochs: int) -> None:
     """Drops the lines of later steps and epochs, line by line, for the file of a long run is large."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as old, atomic_writer(path) as new:
-            for line in old:
-                with contextlib.suppress(ValueError):  # its last line may be torn
-                    if _is_done(parse_json(line), steps, epochs):
-                        new.write(line.encode())
-    except FileNotFoundError:
+    if not path.exists():
         return
+    # The old file is closed before the new one takes its name.
+    with atomic_writer(path) as new, open(path, encoding="utf-8", errors="replace") as old:
+        for line in old:
+            with contextlib.suppress(ValueError):  # its last line may be torn
+                if _is_done(parse_json(line), steps, epochs):
+                    new.write(line.encode())
 
 
 def _is_done(values: Any, steps: int, epochs: int) -> bool:

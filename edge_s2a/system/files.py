@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from edge_s2a.system.which import IS_FORCED
 
 # What file systems without a way to sync a folder answer.
 NO_SYNC = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP}
+LONGEST_WAIT_S, POLL_S = 2.0, 0.05
 
 # -- at an offset --------------------------------------------------------------------------------------
 
@@ -85,17 +87,27 @@ def replace(source: Path | str, target: Path) -> None:
     """Gives `source` the name `target`, at once, so that one of the two files always has it. Raises OSError.
 
     On Windows, where `target` is open, it first gets a name of its own: a power failure between the two leaves that.
+    Whoever looks at it for a moment, such as a virus scanner, is waited for.
     """
-    try:
+    if sys.platform != "win32":
         os.replace(source, target)
-    except PermissionError:
-        if sys.platform != "win32":
-            raise
-        aside = target.with_name(f".{target.name}.{os.getpid()}.old")
-        os.replace(target, aside)
-        os.replace(source, target)
+        return
+    end_s = time.monotonic() + LONGEST_WAIT_S
+    aside = target.with_name(f".{target.name}.{os.getpid()}.old")
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if time.monotonic() > end_s:
+                raise
         with contextlib.suppress(OSError):
-            os.unlink(aside)
+            os.replace(target, aside)
+            os.replace(source, target)
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+            return
+        time.sleep(POLL_S)
 
 
 def sync_folder(folder: Path) -> None:

@@ -68,7 +68,7 @@ def graph_of(operator: str, inputs: list[str], result: TensorType, attributes: d
 
 
 def runs_in(graph: Graph, arena_bytes: int) -> bool:
-    engine.reserve_arena(arena_bytes)
+    engine.ARENA.reserve(arena_bytes)
     x = np.ones((BATCH, WIDTH), np.float32)
     try:
         session = onnxruntime.InferenceSession(

@@ -4,19 +4,21 @@ import subprocess
 import sys
 
 from edge_s2a.cli.peak import exit_code, peak_row
+from edge_s2a.system.which import IS_LINUX, PEAK
 from tests.helpers.paths import PROJECT
 
 MIB = 1 << 20
+SOURCE = "" if IS_LINUX else f" ({PEAK})"
 
 
 def test_a_peak_within_the_budget_is_told(capsys):
-    assert peak_row(100 * MIB, 100 * MIB) == ("measured peak", "100.0 MiB")
+    assert peak_row(100 * MIB, 100 * MIB) == ("measured peak", f"100.0 MiB{SOURCE}")
     assert exit_code("train", 100 * MIB, 100 * MIB) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_peak_above_it_is_an_error(capsys):
-    assert peak_row(100 * MIB + 1, 100 * MIB) == ("measured peak", "100.0 MiB, ABOVE THE BUDGET")
+    assert peak_row(100 * MIB + 1, 100 * MIB) == ("measured peak", f"100.0 MiB{SOURCE}, ABOVE THE BUDGET")
     assert exit_code("learn", 120 * MIB, 100 * MIB) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("edge-s2a learn: done, but the peak of 120.0 MiB was above the memory budget of 100.0 MiB; ")

@@ -15,6 +15,7 @@ from edge_s2a.artifact.archive import ALIGNMENT, MEMBERS, WEIGHTS, Artifact, dig
 from edge_s2a.artifact.files import atomic_writer
 from edge_s2a.artifact.manifest import FORMAT_VERSION
 from edge_s2a.errors import CheckError, UserError
+from tests.helpers.systems import linux_alone
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -70,6 +71,7 @@ def test_members_are_stored_aligned_and_mapped_in_place(small_artifact):
     assert any(name.endswith(".codes") for name in arrays)
 
 
+@linux_alone
 def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
     from edge_s2a.device.engine.base import EngineSettings
     from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
@@ -86,6 +88,7 @@ def test_the_engine_reads_weights_where_they_are_mapped(small_artifact):
 
 
 def test_same_input_gives_the_same_bytes(small_artifact, tmp_path):
+    pytest.importorskip("torch")
     from edge_s2a.host.pack import pack
     from tests.helpers.artifacts import options_of
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from edge_s2a.artifact import archive, tensors
 from tests.helpers.artifacts import SMALL_VIT, pack
 from tests.helpers.commands import assert_refused, run_command, run_here, run_host_here
 from tests.helpers.images import write_images
+from tests.helpers.systems import files_no_larger_than, not_on_windows
 
 MODEL = "vit_tiny_patch16_224"
 KWARGS = [f"{key}={value}" for key, value in SMALL_VIT.items()]
@@ -62,7 +62,7 @@ def test_model_options_that_timm_refuses(tmp_path):
 
 
 def test_weights_of_another_model(tmp_path):
-    import torch
+    torch = pytest.importorskip("torch")
 
     torch.save({"blocks.0.attn.qkv.weight": torch.zeros(3, 3)}, tmp_path / "w.pt")
     done = run_host_here(
@@ -88,11 +88,12 @@ def test_labels_named_twice(tmp_path):
     assert_refused(done, 2, "labels.txt", "once")
 
 
+@not_on_windows
 def test_full_disk_while_packing(tmp_path):
     """The kernel refuses to let any file grow beyond 100 kB, as a full disk would."""
     done = run_command(
         "pack", MODEL, "--num-classes", 3, "--model-kwargs", *KWARGS, "--output", tmp_path / "x.s2a",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        preexec_fn=files_no_larger_than(100_000),
     )  # fmt: skip
     assert_refused(done, 2, "cannot write", "x.s2a")
     assert list(tmp_path.iterdir()) == []
@@ -230,13 +231,14 @@ def test_output_folder_not_writable(small_artifact, tmp_path, data):
     assert_refused(train(small_artifact, data, tmp_path / "file" / "run"), 2, "cannot write to folder", "--output")
 
 
+@not_on_windows
 def test_full_disk_while_training(small_artifact, tmp_path, data):
     """The adapters of a first run survive a second whose writes fail."""
     assert train(small_artifact, data, tmp_path / "run").returncode == 0
     before = (tmp_path / "run" / "best.safetensors").read_bytes()
     done = train(
         small_artifact, data, tmp_path / "run", "--seed", 1,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+        preexec_fn=files_no_larger_than(2000),
     )  # fmt: skip
     assert_refused(done, 2, "cannot write", "free")
     assert (tmp_path / "run" / "best.safetensors").read_bytes() == before

@@ -10,7 +10,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
 
 from edge_s2a.artifact.archive import PLAN, Artifact
 from edge_s2a.device.engine.base import PROVIDERS, EngineSettings
-from edge_s2a.device.engine.onnxruntime import EXECUTION_PROVIDERS, OnnxRuntimeEngine, is_out_of_memory
+from edge_s2a.device.engine.onnxruntime import EXECUTION_PROVIDERS, Arena, OnnxRuntimeEngine, is_out_of_memory
 from edge_s2a.errors import ArenaExhausted, EngineError, UserError
 from edge_s2a.plan.arena import arena_peak
 from edge_s2a.plan.lifetimes import from_json
@@ -147,3 +147,23 @@ def test_engines_of_different_settings_live_in_one_process(small_artifact, pool)
     made that pool itself."""
     command = [sys.executable, "-c", SETTINGS, str(small_artifact), pool]
     subprocess.run(command, cwd=PROJECT, check=True)
+
+
+REFUSAL = "Error when creating and registering allocator: An allocator for this device has already been registered for "
+
+
+def test_an_engine_that_has_one_arena_shares_it_if_it_is_large_enough(monkeypatch):
+    """onnxruntime 1.19 to 1.22, as its message says."""
+    arena, registered = Arena(), []
+
+    def register(memory, configuration):
+        if registered:
+            raise RuntimeError(REFUSAL + "sharing.")
+        registered.append(configuration)
+
+    monkeypatch.setattr(onnxruntime, "create_and_register_allocator", register)
+    arena.reserve(50 << 20)
+    arena.reserve(50 << 20)
+    arena.reserve(20 << 20)
+    with pytest.raises(UserError, match=r"one arena in a process: there is one of 50\.0 MiB, and 60\.0 MiB are needed"):
+        arena.reserve(60 << 20)

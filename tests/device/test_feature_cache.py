@@ -5,7 +5,6 @@ Bit for bit: files and lists of losses are compared whole, without tolerance.
 
 import json
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from tests.helpers.commands import assert_refused, run_command
 from tests.helpers.images import write_images
 from tests.helpers.interruption import assert_survived, kill_and_resume
 from tests.helpers.runs import metrics_of, step_losses
+from tests.helpers.systems import files_no_larger_than, not_on_windows
 
 OPTIONS = ["--memory-budget", "400MiB", "--epochs", "3", "--batch-size", "8", "--threads", "1"]
 SHAPES = {"a": [1, 5, 7], "b": [3, 100, 400], "c": [1, 64]}
@@ -198,19 +198,18 @@ def test_a_changed_image_is_computed_anew(side_artifact, tmp_path):
     assert grown == feature_cache.PREFIX.size + feature_cache.code_bytes(Artifact(side_artifact).manifest.features)
 
 
+@not_on_windows
 def test_a_full_disk_costs_speed_alone(side_artifact, image_folder, whole_run, tmp_path):
     """No file may grow beyond 16 kB, in which checkpoint and adapters fit."""
     run = tmp_path / "run"
-    done = train(
-        side_artifact, image_folder, run, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16_000,) * 2)
-    )
+    done = train(side_artifact, image_folder, run, preexec_fn=files_no_larger_than(16_000))
     assert done.stderr.count("features.cache grows no more: the disk is full") == 1
     assert result_of(run) == result_of(whole_run[0])
 
 
 def test_a_disk_too_full_for_the_header_makes_an_empty_cache(side_artifact, tmp_path, monkeypatch):
-    manifest, pwrite = Artifact(side_artifact).manifest, os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: pwrite(file, data[:20], offset))
+    manifest, write_at = Artifact(side_artifact).manifest, feature_cache.write_at
+    monkeypatch.setattr(feature_cache, "write_at", lambda file, data, offset: write_at(file, data[:20], offset))
     cache = feature_cache.FeatureCache(tmp_path / "cache", manifest, 1 << 20)
     assert (tmp_path / "cache").stat().st_size == 20
     assert cache.count == 0

@@ -10,6 +10,7 @@ from edge_s2a.device.data.dataset import has_split, open_dataset, split_folder, 
 from edge_s2a.errors import UserError
 from tests.helpers.commands import assert_refused, run_command, run_here
 from tests.helpers.images import samples_of, write_images
+from tests.helpers.systems import not_on_windows
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def test_images_below_a_class_are_of_that_class(folder):
     assert found == sorted(found)
 
 
+@not_on_windows
 def test_a_link_to_a_folder_above_is_not_followed_for_ever(folder):
     (folder / "red" / "again").symlink_to(folder / "red")
     (folder / "red" / "all").symlink_to(folder)

@@ -33,6 +33,7 @@ from tests.helpers.artifacts import pack
 from tests.helpers.commands import assert_refused, run_command, run_here, run_measured
 from tests.helpers.images import samples_of, write_images
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import not_on_windows
 
 OPTIONS = ["--batch-size", 8, "--lr", 5e-3, "--threads", 1, "--epochs", 3]
 TOLERANCE = 2e-3
@@ -289,6 +290,7 @@ def test_the_budget_holds_for_both_parts(small_artifact, image_folder, tmp_path)
 # -- interruptions -------------------------------------------------------------------------------------
 
 
+@not_on_windows
 def test_what_was_interrupted_ends_as_if_nothing_had_happened(started, small_artifact, image_folder, tmp_path):
     """SIGKILL while it learns, and after some steps of training."""
     run = tmp_path / "run"

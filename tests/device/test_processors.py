@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from edge_s2a.device.policy.contention import threads_with_processors
-from edge_s2a.system.processors import physical_cores, quotas, usable_cores_of_linux
+from edge_s2a.system.processors import allowed_processors, physical_cores, quotas, usable_cores_of_linux
 from tests.helpers.paths import PROJECT
+from tests.helpers.systems import linux_alone
 
 V2 = {
     "proc/self/cgroup": "0::/a/b\n",
@@ -73,9 +74,10 @@ def test_a_quota_of_less_than_one_processor_leaves_one_thread(tree):
 
 
 def test_a_system_without_proc(tree):
-    assert usable_cores_of_linux(tree({})) == len(os.sched_getaffinity(0))
+    assert usable_cores_of_linux(tree({})) == len(allowed_processors())
 
 
+@linux_alone
 def test_what_taskset_allows_is_counted():
     """In a process that may run on one processor, the engine has one thread."""
     code = (

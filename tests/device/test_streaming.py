@@ -13,6 +13,7 @@ from edge_s2a.device.engine.base import EngineSettings
 from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.device.engine.streaming import ALIGNMENT, WeightStream, streamed_bytes
 from edge_s2a.errors import UserError
+from tests.helpers.systems import linux_alone
 
 
 def resident_of_file(path: Path) -> int:
@@ -33,6 +34,7 @@ def batch(deit_artifact):
     return image, np.eye(5, dtype=np.float32)[:1]
 
 
+@linux_alone
 def test_streamed_weights_give_the_same_step_and_nothing_of_the_file_is_mapped(deit_artifact, batch, monkeypatch):
     resident = []
     run_step = session._run_step

@@ -13,6 +13,7 @@ from edge_s2a.artifact import tensors
 from tests.helpers.commands import run_command
 from tests.helpers.paths import PROJECT
 from tests.helpers.runs import metrics_of
+from tests.helpers.systems import not_on_windows
 
 OPTIONS = ["--memory-budget", "300MiB", "--batch-size", 8, "--lr", 5e-3, "--threads", 1]
 
@@ -87,6 +88,7 @@ def test_sgd_without_warm_up_trains(small_artifact, image_folder, tmp_path):
     assert done.json["val_accuracy"] >= 0.6
 
 
+@not_on_windows
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_resumes_to_the_same_adapter(finished_run, small_artifact, image_folder, tmp_path, number):
     run = tmp_path / "run"

@@ -79,9 +79,7 @@ def test_a_fixed_batch_is_fixed(tuned, tmp_path):
 
 
 def test_other_formats_have_neither(tuned, tmp_path):
-    with pytest.raises(
-        UserError, match="--opset and --batch are for the formats onnx and onnx-fea"
-    ):
+    with pytest.raises(UserError, match="--opset and --batch are for the formats onnx and onnx-fea"):
         edge_s2a.export(tuned.artifact, tuned.adapter, tmp_path / "model.pt", format="torch", opset=17)
 
 

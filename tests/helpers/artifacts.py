@@ -1,11 +1,11 @@
 """Small packed models. Each is packed once and kept, in build/test-artifacts/SOURCES/OPTIONS.s2a: both names are
 digests, of everything that decides what packing writes and of the options, so that a kept file is never stale."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -13,11 +13,19 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from tests.helpers.locks import wait_for
 from tests.helpers.paths import PROJECT
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 CLASSES = ["blue", "green", "red"]
 NO_ADAPTER = {"adapter": "none", "labels": None, "num_classes": None}
+
+# Where this environment is a device's, without torch: the interpreter of one that can pack (tools/test_matrix.sh).
+HOST = os.environ.get("EDGE_S2A_HOST_PYTHON")
+PACK = (
+    "import json, pathlib, sys; from tests.helpers.artifacts import pack; "
+    "pack(pathlib.Path(sys.argv[1]), **json.loads(sys.argv[2]))"
+)
 
 NOWHERE = "nowhere.s2a"  # the output of options whose artifact is kept
 KEPT = PROJECT / "build" / "test-artifacts"
@@ -37,6 +45,12 @@ def options_of(**changes):
 
 def pack(path: Path, **options) -> Path:
     """Writes the artifact of these options to `path`, a copy of the one that is kept."""
+    if HOST:
+        environment = {name: value for name, value in os.environ.items() if name != "EDGE_S2A_HOST_PYTHON"}
+        subprocess.run(
+            [HOST, "-c", PACK, path, json.dumps(options, default=str)], cwd=PROJECT, check=True, env=environment
+        )
+        return path
     shutil.copy(kept(options_of(**options)), path)
     return path
 
@@ -57,7 +71,7 @@ def kept(options, adapted=None) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:  # another test process may want it, too
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for(lock)
             if not path.exists():
                 pack_at_once(options, path, adapted)
     return path
@@ -105,7 +119,7 @@ def digest_of_options(options) -> str:
 
 def delete_old_artifacts(folder: Path = KEPT) -> None:
     """Deletes what other versions of the sources left, but for the latest."""
-    if folder.exists():
+    if folder.exists() and not HOST:
         others = [path for path in folder.iterdir() if path.name != digest_of_sources()]
         others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in others[KEPT_VERSIONS:]:

@@ -8,6 +8,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.paths import PROJECT
 
 
@@ -54,6 +56,7 @@ def run_here(*arguments) -> Finished:
 
 def run_host_here(*arguments) -> Finished:
     """`run_here` for commands that need torch, which makes a case slow."""
+    pytest.importorskip("torch")
     import edge_s2a.host.pack  # noqa: F401
 
     return run_here(*arguments)

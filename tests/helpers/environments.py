@@ -1,12 +1,12 @@
 """The wheel of this tree, and virtual environments that hold it."""
 
-import fcntl
 import shutil
 import subprocess
 import sys
 from importlib.metadata import requires
 from pathlib import Path
 
+from tests.helpers.locks import wait_for
 from tests.helpers.paths import PROJECT
 
 ORT_TRAINING = ["onnxruntime-training==1.19.2", "numpy", "pillow", "psutil"]
@@ -38,7 +38,7 @@ def make_environment(name: str, requirements: list[str], wheel: Path) -> Path:
     marker = folder / "requirements"
     wanted = "\n".join(requirements)
     with open(f"{folder}.lock", "w") as lock:  # another test process may want it, too
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for(lock)
         if not marker.exists() or marker.read_text() != wanted:
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)

@@ -4,7 +4,7 @@ Runs an artifact's programs call by call, each graph in the order in which the h
 one arena of fixed size, and reads frozen weights where they lie in the mapped file, or from a small buffer.
 
 Two things are one per process in onnxruntime, whatever engines there are: the pool of shared threads (ThreadPool), and
-the arena that sessions take when they are created (reserve_arena).
+the arena that sessions take when they are created (Arena).
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from edge_s2a.artifact.tensors import decode
 from edge_s2a.device.engine.base import EngineSettings, Inputs, StepResult, Taps, count_images
 from edge_s2a.device.engine.streaming import Placed, WeightStream, streamed_bytes
 from edge_s2a.errors import ArenaExhausted, EngineError, UserError
+from edge_s2a.sizes import format_size
 
 VERSION = onnxruntime.__version__
 CPU = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()
@@ -88,23 +89,46 @@ class ThreadPool:
 THREAD_POOL = ThreadPool()
 
 
-def reserve_arena(arena_bytes: int) -> None:
-    """Replaces the arena for sessions created from now on; older sessions keep theirs.
+class Arena:
+    """The arena that sessions get which are created from now on."""
 
-    Its one region is reserved at once and becomes resident as it is touched. An allocation beyond it fails.
-    """
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    configuration = onnxruntime.OrtArenaCfg(
-        {
-            "max_mem": arena_bytes,
-            "initial_chunk_size_bytes": arena_bytes,
-            "arena_extend_strategy": 0,
-            "max_dead_bytes_per_chunk": 1,
-        }
-    )
-    onnxruntime.create_and_register_allocator(memory, configuration)
+    def __init__(self) -> None:
+        self.bytes = 0  # of the last one that there was
+
+    def reserve(self, arena_bytes: int) -> None:
+        """Replaces the arena for sessions created from now on; older sessions keep theirs.
+
+        Its one region is reserved at once and becomes resident as it is touched. An allocation beyond it fails. Up to
+        onnxruntime 1.22 a process has one arena, the first, which all sessions share then; raises UserError if that is
+        too small.
+        """
+        memory = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        )
+        configuration = onnxruntime.OrtArenaCfg(
+            {
+                "max_mem": arena_bytes,
+                "initial_chunk_size_bytes": arena_bytes,
+                "arena_extend_strategy": 0,
+                "max_dead_bytes_per_chunk": 1,
+            }
+        )
+        try:
+            onnxruntime.create_and_register_allocator(memory, configuration)
+        except RuntimeError as error:
+            if "already been registered" not in str(error):
+                raise
+            if arena_bytes > self.bytes:
+                raise UserError(
+                    f"onnxruntime {VERSION} has one arena in a process: there is one of "
+                    f"{format_size(self.bytes)}, and {format_size(arena_bytes)} are needed; install "
+                    "onnxruntime 1.23 or newer, or use a process for each"
+                ) from error
+        else:
+            self.bytes = arena_bytes
+
+
+ARENA = Arena()
 
 
 # -- the engine ----------------------------------------------------------------------------------------
@@ -198,7 +222,7 @@ class OnnxRuntimeEngine:
         self.streamed_weight_bytes = max(streamed_bytes(weights, call) for call in calls)
         self._stream = WeightStream(artifact, weights, mapping, calls) if stream_weights else None
         if bounded := arena_bytes is not None:
-            reserve_arena(arena_bytes)
+            ARENA.reserve(arena_bytes)
         sessions = {
             number: _session(artifact, graph_member(number), settings.threads, self.providers, bounded)
             for number in sorted({call.graph for call in calls})

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import edge_s2a.device.closed_form.journal as journals
 from edge_s2a.artifact.learning_files import JOURNAL_HEADER, JOURNAL_PREFIX
 from edge_s2a.artifact.rows import pick
 from edge_s2a.device.closed_form.journal import Journal
@@ -134,16 +135,16 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_full_disk_is_said_so_and_leaves_what_was_there(tmp_path, monkeypatch):
     journal = write(tmp_path / "j", 2)
-    pwrite, room = os.pwrite, [RECORD - 3]
+    write_at, room = journals.write_at, [RECORD - 3]
 
     def full(descriptor, data, offset):
         count = min(len(data), room[0])
         if not count:
             raise OSError(28, "No space left on device")
         room[0] -= count
-        return pwrite(descriptor, data[:count], offset)
+        return write_at(descriptor, data[:count], offset)
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(journals, "write_at", full)
     with pytest.raises(UserError, match="No space left on device"):
         journal.append(digest_of(2), ROWS[2])
     assert found(journal) == expected(range(2))
