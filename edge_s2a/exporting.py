@@ -28,8 +28,8 @@ from edge_s2a.options import ExportOptions
 from edge_s2a.system.processors import usable_cores
 
 # Error of the logits, relative to the largest: engines sum in different orders, and float32 differs from products in
-# int8 by as much as `check` tolerates.
-LARGEST_ERROR, LARGEST_ERROR_OF_INT8 = 1e-3, 0.2
+# int8 by as much as `check` tolerates. Half precision has three digits.
+LARGEST_ERROR, LARGEST_ERROR_OF_FP16, LARGEST_ERROR_OF_INT8 = 1e-3, 2e-2, 0.2
 
 
 def export(options: ExportOptions) -> dict[str, Any]:
@@ -39,7 +39,9 @@ def export(options: ExportOptions) -> dict[str, Any]:
         raise UserError(f"int8 weights are for the formats onnx and onnx-features, not for {format}; leave out --int8")
     if (options.opset or options.batch) and format not in ("onnx", "onnx-features"):
         raise UserError(f"--opset and --batch are for the formats onnx and onnx-features, not for {format}")
-    how = OnnxForm(int8, options.opset, options.batch)
+    if options.fp16 and (int8 or format not in ("onnx", "onnx-features")):
+        raise UserError("--fp16 is for the formats onnx and onnx-features with float32 weights; leave it or --int8 out")
+    how = OnnxForm(int8, options.opset, options.batch, options.fp16)
     settings = EngineSettings(options.threads or usable_cores())
     classifier = load_classifier(artifact, Path(options.adapter), parse_budget("auto"), settings)
     if classifier.head is None and format == "onnx-features":
@@ -78,7 +80,8 @@ def export(options: ExportOptions) -> dict[str, Any]:
         found = run_module((export_timm if format == "timm" else export_torch)(opened, values, output), image)
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
     is_int8 = bool(opened.manifest.int8_layers) and format in ("timm", "torch")
-    if not error <= (LARGEST_ERROR_OF_INT8 if is_int8 else LARGEST_ERROR):
+    limit = LARGEST_ERROR_OF_FP16 if options.fp16 else LARGEST_ERROR_OF_INT8 if is_int8 else LARGEST_ERROR
+    if not error <= limit:
         raise CheckError(f"results of {output} differ from the runtime's by {error:.1e} of the largest; do not use it")
     return {"format": format, "output": str(output), "relative_error": error}
 

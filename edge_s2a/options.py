@@ -438,6 +438,9 @@ class ExportOptions(ArtifactOptions):
         bounds=POSITIVE,
         kw_only=False,
     )
+    fp16: bool = option(
+        "with onnx, compute in half precision between float32 images and results", default=False, kw_only=False
+    )
     batch: int | None = option(
         "with onnx, images at once; default: any number", default=None, bounds=POSITIVE, kw_only=False
     )

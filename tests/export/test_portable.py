@@ -78,6 +78,25 @@ def test_a_fixed_batch_is_fixed(tuned, tmp_path):
     close(session.run(["logits"], {"image": tuned.image[:2]})[0], tuned.logits[:2])
 
 
+def test_half_precision_is_within_three_digits(tuned, tmp_path):
+    """Within 2 % of the largest logit, of adapters with random values; images and results are float32."""
+    if tuned.manifest.int8_layers:
+        with pytest.raises(UserError, match="the model computes in int8, whose scales are float32; leave --fp16 out"):
+            exported(tuned, tmp_path / "model.onnx", fp16=True)
+        return
+    model = exported(tuned, tmp_path / "model.onnx", fp16=True)
+    onnx.checker.check_model(model, full_check=True)
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    assert not any(tensor.data_type == TensorProto.FLOAT for tensor in model.graph.initializer)
+    found = plain_session(str(tmp_path / "model.onnx")).run(["logits"], {"image": tuned.image})[0]
+    assert np.abs(found - tuned.logits).max() <= 0.02 * np.abs(tuned.logits).max()
+    refused = run_host_here(
+        "export", tuned.artifact, "--adapter", tuned.adapter, "--output", tmp_path / "x", "--fp16", "--int8"
+    )
+    assert_refused(refused, 2, "--fp16 is for the formats onnx and onnx-features with float32 weights")
+
+
 def test_other_formats_have_neither(tuned, tmp_path):
     with pytest.raises(UserError, match="--opset and --batch are for the formats onnx and onnx-fea"):
         edge_s2a.export(tuned.artifact, tuned.adapter, tmp_path / "model.pt", format="torch", opset=17)

@@ -6,14 +6,10 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from torch.func import functional_call
 
 from edge_s2a.artifact.archive import PROGRAM, Artifact
 from edge_s2a.artifact.names import IMAGE
 from edge_s2a.artifact.program import from_json
-from edge_s2a.device.engine.base import EngineSettings
-from edge_s2a.device.engine.onnxruntime import OnnxRuntimeEngine
 from edge_s2a.errors import UserError
 from edge_s2a.host.adapters.blocks import blocks_of
 from edge_s2a.host.adapters.depth import first_block, modules_before
@@ -21,11 +17,10 @@ from edge_s2a.host.export.module import load_module
 from edge_s2a.host.graph.cheapest_cut import cheapest_cut
 from edge_s2a.host.graph.ir import FLOAT32, INT64, Batch, Graph, Node, TensorType
 from edge_s2a.host.sources.timm import create_model
-from edge_s2a.host.trace.capture import soft_cross_entropy
 from tests.helpers.artifacts import adapt_and_pack
 from tests.helpers.commands import run_command, run_host_here
 from tests.helpers.models import MODELS
-from tests.host.test_features import BATCH, CLASSES, TOLERANCE, options_for
+from tests.host.test_features import CLASSES, assert_a_step_is_that_of_the_whole_model, options_for
 
 # -- the cut -------------------------------------------------------------------------------------------
 
@@ -166,25 +161,7 @@ def test_nothing_before_the_first_block_is_trained_or_read_again(packed):
 
 
 def test_a_step_is_that_of_the_whole_model(packed):
-    """Loss, logits and every gradient against torch's autograd through the whole adapted model."""
-    adapted, artifact = packed
-    engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
-    generator = torch.Generator().manual_seed(0)
-    for array in engine.adapter.values():
-        array[...] = torch.randn(array.shape, generator=generator).numpy() * 0.1
-    adapter = {name: torch.from_numpy(array.copy()).requires_grad_() for name, array in engine.adapter.items()}
-    image = torch.randn(BATCH, 3, *adapted.preprocessing.image_size, generator=generator)
-    target = torch.softmax(torch.randn(BATCH, CLASSES, generator=generator), -1)
-    expected = functional_call(adapted.model, adapter, (image,))
-    loss = soft_cross_entropy(expected, target)
-    gradients = dict(zip(adapter, torch.autograd.grad(loss, list(adapter.values())), strict=True))
-    features = engine.features(image.numpy())
-    result = engine.training_step(features, target.numpy())
-    np.testing.assert_allclose(result.loss, loss.item(), rtol=TOLERANCE)
-    np.testing.assert_allclose(engine.logits(features), expected.detach().numpy(), atol=TOLERANCE, rtol=TOLERANCE)
-    for name, value in gradients.items():
-        scale = float(value.abs().max())
-        np.testing.assert_allclose(result.gradients[name], value.numpy(), atol=TOLERANCE * scale, err_msg=name)
+    assert_a_step_is_that_of_the_whole_model(*packed)
 
 
 def test_a_device_trains_late_blocks_from_kept_features(tmp_path, image_folder):

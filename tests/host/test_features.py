@@ -80,8 +80,8 @@ def test_what_acts_in_the_backbone_leaves_the_graphs_whole(model_key, kinds):
     assert set(build_graphs(options, adapt(options))) == {"training", "inference", "taps"}
 
 
-def test_training_from_features_is_training(packed):
-    adapted, artifact = packed
+def assert_a_step_is_that_of_the_whole_model(adapted, artifact):
+    """Loss, logits and every gradient, from features and from images, against torch's autograd."""
     engine = OnnxRuntimeEngine(artifact, EngineSettings(threads=1))
     generator = torch.Generator().manual_seed(0)
     for array in engine.adapter.values():  # a branch that ends in zeros would hide what comes before
@@ -101,3 +101,7 @@ def test_training_from_features_is_training(packed):
         for name, value in gradients.items():
             scale = float(value.abs().max())
             np.testing.assert_allclose(result.gradients[name], value.numpy(), atol=TOLERANCE * scale, err_msg=name)
+
+
+def test_training_from_features_is_training(packed):
+    assert_a_step_is_that_of_the_whole_model(*packed)

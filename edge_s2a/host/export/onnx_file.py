@@ -11,6 +11,7 @@ import onnx
 from edge_s2a.artifact.archive import Artifact
 from edge_s2a.artifact.files import write_bytes
 from edge_s2a.artifact.names import IMAGE
+from edge_s2a.host.export.half import half_precision
 from edge_s2a.host.export.portable import portable
 from edge_s2a.host.export.unroll import Unrolled, fold, image_input, model_bytes
 
@@ -24,6 +25,7 @@ class OnnxForm(NamedTuple):
     int8: bool = False  # frozen weights as the artifact holds them
     opset: int | None = None  # None: the lowest that the model can have
     batch: int | None = None  # None: any number of images
+    fp16: bool = False  # compute in half precision
 
 
 def write_onnx_file(
@@ -54,4 +56,5 @@ def write_onnx_file(
     told = [value for name, value in graph.values.items() if name in read and name not in graph.constants]
     model = onnx.load_from_string(model_bytes(graph.nodes, inputs, outputs, graph.constants, texts))
     model.graph.value_info.extend(value for value in told if value.name != IMAGE)
-    write_bytes(output, portable(model, how.opset, how.batch).SerializeToString())
+    made = portable(model, how.opset, how.batch)
+    write_bytes(output, (half_precision(made) if how.fp16 else made).SerializeToString())
