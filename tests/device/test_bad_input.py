@@ -91,6 +91,7 @@ def test_labels_named_twice(tmp_path):
 @not_on_windows
 def test_full_disk_while_packing(tmp_path):
     """The kernel refuses to let any file grow beyond 100 kB, as a full disk would."""
+    pytest.importorskip("torch")
     done = run_command(
         "pack", MODEL, "--num-classes", 3, "--model-kwargs", *KWARGS, "--output", tmp_path / "x.s2a",
         preexec_fn=files_no_larger_than(100_000),

@@ -375,6 +375,7 @@ def test_a_learner_answers_the_same(together, expected, small_artifact, image_fo
 
 
 def test_an_exported_graph_answers_the_same(together, expected, small_artifact, image_folder, tmp_path):
+    pytest.importorskip("torch")
     output = tmp_path / "model.onnx"
     edge_s2a.export(small_artifact, adapter=together, output=output)
     classifier = load_classifier(small_artifact, together, 4 << 30, EngineSettings(1))

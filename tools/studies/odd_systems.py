@@ -243,7 +243,7 @@ def swap_on_zram(folder: Path) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def clock_jumps(folder: Path) -> Iterator[Place]:
-    """The wall clock goes back by a year after two seconds; the monotonic one goes on."""
+    """The wall clock goes back by a year after some tenths of a second; the monotonic one goes on."""
     called("faketime", "--version")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     if library is None:
@@ -255,7 +255,7 @@ def clock_jumps(folder: Path) -> Iterator[Place]:
         "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
     }  # fmt: skip
-    jump = f'(sleep 2; echo "-365d" > {clock}) & exec "$@"'
+    jump = f'(sleep 0.7; echo "-365d" > {clock}) & exec "$@"'
     yield Place(there, ("sh", "-c", f'echo "+0" > {clock}; {jump}', "sh"), environment)
 
 

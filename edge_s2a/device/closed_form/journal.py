@@ -125,5 +125,9 @@ def _opened(path: Path) -> tuple[BinaryIO, str | None]:
 
 
 def _temporary() -> BinaryIO:
-    with writing(Path(tempfile.gettempdir())):
+    try:
         return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+    except OSError as error:
+        raise UserError(
+            f"cannot write a temporary file: {error.strerror}; free space, or set TMPDIR to a writable folder"
+        ) from error

@@ -1,6 +1,7 @@
 """Features that were read survive whatever ends the process: rows are compared byte by byte."""
 
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -151,3 +152,9 @@ def test_a_full_disk_is_said_so_and_leaves_what_was_there(tmp_path, monkeypatch)
     monkeypatch.undo()
     journal.append(digest_of(3), ROWS[3])
     assert found(journal) == expected([0, 1, 3])
+
+
+def test_a_system_without_a_temporary_folder_is_one_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="cannot write a temporary file: No such file"):
+        Journal(None, LAYOUT)
