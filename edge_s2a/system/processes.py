@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from typing import NoReturn
 
@@ -17,6 +16,8 @@ def continue_as(command: list[str]) -> NoReturn:
     """
     if sys.platform != "win32" and not IS_FORCED:
         os.execv(command[0], command)
+    import subprocess  # here, because it would be in the memory of every command
+
     process = subprocess.Popen(command)
     # A terminal sends Ctrl-C to both; the other one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
