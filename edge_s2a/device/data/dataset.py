@@ -14,6 +14,7 @@ import numpy as np
 from edge_s2a.device.data.arrays import StoredArrays, open_arrays
 from edge_s2a.device.data.decoding import SUFFIXES
 from edge_s2a.device.data.paths import Paths, entries, files_below, printable
+from edge_s2a.device.data.present import present
 from edge_s2a.device.data.table import has_rows, is_table, read_table
 from edge_s2a.errors import UserError
 
@@ -80,9 +81,9 @@ class Dataset:
 
     def renumbered(self, classes: list[str]) -> "Dataset":
         """The same images, their classes numbered as in `classes`, which has the names of all that have images."""
-        present = np.unique(self.labels)
-        numbers = np.zeros(int(present.max(initial=0)) + 1, label_type(classes))
-        numbers[present] = [classes.index(self.classes[label]) for label in present]
+        used = present(self.labels)
+        numbers = np.zeros(int(used.max(initial=0)) + 1, label_type(classes))
+        numbers[used] = [classes.index(self.classes[label]) for label in used]
         return dataclasses.replace(self, classes=classes, labels=numbers[self.labels])
 
     def remember_digests(self) -> None:

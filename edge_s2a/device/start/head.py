@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from edge_s2a.device.data.present import present
 from edge_s2a.device.engine.base import Engine, Inputs
 from edge_s2a.device.engine.batches import Batches, logits_of, sum_gradients
 
@@ -35,7 +36,7 @@ def relative_rates(heads: list[str], optimizer: str, lr: float) -> dict[str, flo
 def images_for_means(labels: np.ndarray, seed: int) -> np.ndarray:
     """Indices of at most IMAGES_PER_CLASS random images of each class; labels int (images,)."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    chosen = [order[labels[order] == label][:IMAGES_PER_CLASS] for label in np.unique(labels)]
+    chosen = [order[labels[order] == label][:IMAGES_PER_CLASS] for label in present(labels)]
     return np.sort(np.concatenate(chosen))
 
 
